@@ -1,0 +1,22 @@
+"""Homeport: a sidecar reverse proxy and load balancer for data-processing containers.
+
+Map of the package, from the pure core outwards; imports point from the bottom of this list to its top only.
+
+    model errors snapshot   shared words, the error tree, the immutable picture that workers serve from
+    clock tasks             the only access to time and to tasks
+    policy/                 pure decisions: routes, pickers
+    scoreboard              gauges and counters in single-writer rows
+    config/                 the YAML file: models, faults with line and column, the snapshot made from it
+    telemetry/              metrics over the scoreboard, the access log
+    cluster table           mutable state of a worker: endpoints and leases; compiled routes
+    dataplane/              the request path: protocol callbacks around one state machine per exchange
+    controlplane/           name resolution and other periodic work
+    admin/                  the admin API and its client
+    worker control          composition roots: one data plane, one control plane
+    daemon cli              `homeport run`; flags, exit codes, output for people
+    demo/                   `homeport demo`: sample endpoints, load, summary
+
+The data plane reaches none of the control plane's libraries; import-linter checks it.
+"""
+
+__version__ = "0.1.0"

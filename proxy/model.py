@@ -1,0 +1,58 @@
+"""The words that every part shares: what a request is known by, how an exchange ended, where an endpoint is."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A numeric IP address and port; names are resolved before they get here."""
+
+    host: str
+    """IPv4 or IPv6 literal, without brackets."""
+    port: int
+    """1–65535; 0 only on a listener, where it means any free port."""
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A Unix stream socket."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Address = TcpAddress | UnixAddress
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """What a picker may know about a request. Empty facts suit every balancer that looks at load alone."""
+
+    data_key: str | None = None
+    """Name of the data the request is about; `None` when unknown."""
+    size_bytes: int | None = None
+    """Size of that data; `None` when unknown."""
+
+
+NO_FACTS = RequestFacts()
+
+
+class Outcome(Enum):
+    """How an exchange ended, as the access log and the endpoint's counters say it."""
+
+    OK = "ok"
+    """A complete reply reached the client (whatever its status)."""
+    REFUSED = "refused"
+    """Homeport answered: the request was bad or there was nowhere to send it."""
+    UPSTREAM_FAILED = "upstream_failed"
+    """The endpoint could not be reached, timed out, or broke its answer."""
+    CLIENT_GONE = "client_gone"
+    """The client left or was cut; says nothing about the endpoint."""
+    LOCAL = "local"
+    """A fixed response or a redirect of the configuration."""

@@ -1,0 +1,230 @@
+"""The complete, immutable picture that control hands to a worker: plain frozen values, no library, no behaviour.
+
+A worker swaps one reference when a new snapshot arrives. Everything is resolved: names to numeric addresses, defaults
+filled in, references between routes and clusters checked. All times are seconds, all sizes bytes; 0 switches a limit
+or a timeout off unless its text says otherwise.
+"""
+
+from dataclasses import dataclass, field
+
+from proxy.model import Address
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """One address of a cluster."""
+
+    id: str
+    """Stable over snapshots: `CLUSTER/ADDRESS`. What survives keeps its connections and counters."""
+    slot: int
+    """Row in the scoreboard; fixed for the life of the endpoint."""
+    address: Address
+    name: str
+    """The address as configured (`query-1:9000`), for people."""
+    weight: int = 1
+    """Share of traffic relative to the others, ≥ 1."""
+    max_connections: int = 0
+    """Requests in flight at once; 0 = no limit."""
+    zone: str = ""
+    tags: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamTimeouts:
+    """How long an endpoint may take."""
+
+    connect_s: float = 5.0
+    """From the attempt to the established connection; then 504."""
+    response_s: float = 300.0
+    """From the last byte of the request to the first byte of the answer; then 504."""
+    idle_s: float = 60.0
+    """Between two bytes of an answer or of a tunnel, while the client takes them; then the exchange is cut."""
+    total_s: float = 0.0
+    """From the request's head to the end of the answer. 0 = no limit. Does not count for tunnels."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolParams:
+    """Connections kept open to each endpoint between requests."""
+
+    max_idle: int = 128
+    """Idle connections kept per endpoint and worker; 0 = a fresh connection for every request."""
+    idle_timeout_s: float = 30.0
+    """Seconds unused after which a connection is closed. Keep it below the endpoint's own."""
+    max_requests: int = 0
+    """Requests after which a connection is closed; 0 = no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSpec:
+    """A group of interchangeable endpoints."""
+
+    name: str
+    balancer: str = "round_robin"
+    endpoints: tuple[EndpointSpec, ...] = ()
+    timeouts: UpstreamTimeouts = UpstreamTimeouts()
+    pool: PoolParams = PoolParams()
+
+
+@dataclass(frozen=True, slots=True)
+class MatchSpec:
+    """Conditions of a route; all given ones must hold. Empty = anything."""
+
+    listener: str = ""
+    host: str = ""
+    """Lower case, no port. `*.example.com` matches any depth of subdomain but not `example.com`; empty or `*` any."""
+    path: str = ""
+    """The whole path, decoded once."""
+    path_prefix: str = ""
+    """A prefix that ends at a segment: `/query` matches `/query` and `/query/x`, not `/queryx`."""
+    methods: frozenset[str] = frozenset()
+    headers: tuple[tuple[str, str], ...] = ()
+    """(lower-case name, exact value); value `*` = the field is present."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderEdits:
+    """Fields set (replaced or added) and removed, in that order: remove, then set."""
+
+    set: tuple[tuple[str, str], ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RewriteSpec:
+    """What changes on the way to the endpoint and back."""
+
+    strip_prefix: str = ""
+    """Prefix taken off the path."""
+    prefix: str = ""
+    """Prefix put in front of what is left."""
+    host: str = ""
+    """Host sent to the endpoint; empty = the client's."""
+    request_headers: HeaderEdits = HeaderEdits()
+    response_headers: HeaderEdits = HeaderEdits()
+
+
+@dataclass(frozen=True, slots=True)
+class SplitSpec:
+    """Where requests go: clusters with their weights (≥ 0, at least one above 0). One cluster is a split of one."""
+
+    clusters: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RespondSpec:
+    """A fixed response."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RedirectSpec:
+    """A redirect. Parts that are empty are taken from the request."""
+
+    status: int = 308
+    scheme: str = ""
+    host: str = ""
+    """With an optional `:port`."""
+    path: str = ""
+    """Replaces the whole path; the query stays."""
+    path_prefix: str = ""
+    """Replaces the part of the path that the route's `path_prefix` matched; the query stays."""
+
+
+Action = SplitSpec | RespondSpec | RedirectSpec
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """A match and what happens to what it matches."""
+
+    name: str
+    match: MatchSpec
+    action: Action
+    rewrite: RewriteSpec = RewriteSpec()
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSpec:
+    """A socket that takes connections."""
+
+    name: str
+    bind: Address
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks (CIDR) whose X-Forwarded-*, Forwarded and X-Real-IP are believed; `unix` trusts Unix socket peers."""
+    proxy_protocol: bool = False
+    """Each connection must begin with a PROXY protocol header, v1 or v2."""
+
+
+@dataclass(frozen=True, slots=True)
+class DownstreamTimeouts:
+    """How long a client may take."""
+
+    header_s: float = 10.0
+    """From the first byte of a request (or the accept) to the end of its head, however slowly it drips; then 408."""
+    body_s: float = 60.0
+    """Between two bytes of a request's body; then 408."""
+    keep_alive_s: float = 75.0
+    """Between two requests of a connection; then it is closed."""
+    write_s: float = 60.0
+    """Without the client taking a byte of the answer that waits for it; then it is cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client, and all of them, may use up."""
+
+    request_line_bytes: int = 8 * 1024
+    """Method, target and version; beyond it 414."""
+    header_bytes: int = 32 * 1024
+    """The whole head of a request, or of an answer; beyond it 431 (502)."""
+    header_count: int = 100
+    """Fields in a head; beyond it 431 (502)."""
+    body_bytes: int = 0
+    """Body of a request; beyond it 413. 0 = no limit."""
+    connections: int = 0
+    """Client connections at once. 0 = as many as the descriptor limit allows when each needs one to an endpoint."""
+    connections_per_client: int = 0
+    """Client connections at once from one address. 0 = no limit."""
+    requests_per_connection: int = 0
+    """Requests after which a client connection is closed. 0 = no limit."""
+    pipelined_requests: int = 32
+    """Requests of one connection answered in one turn before other connections get theirs, ≥ 1."""
+    pipelined_bytes: int = 64 * 1024
+    """Bytes kept of requests that arrived before the current one is answered; beyond it reading pauses."""
+    buffered_bytes: int = 256 * 1024 * 1024
+    """Bytes that wait in this process for slow readers; beyond it the worst are cut first. 0 = no limit."""
+    min_rate_bytes_per_s: int = 1024
+    """Slowest average rate of a request's head and body, and of a reader that has bytes waiting. 0 = no limit."""
+    min_rate_grace_s: float = 30.0
+    """Seconds before that rate is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLogSpec:
+    """Where the access log goes."""
+
+    sink: str = "off"
+    """`off`, `stdout`, or the path of a file, which is reopened on SIGUSR1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything a worker serves from."""
+
+    generation: int
+    """Grows by one with each snapshot."""
+    listeners: tuple[ListenerSpec, ...]
+    clusters: tuple[ClusterSpec, ...]
+    routes: tuple[RouteSpec, ...]
+    """In order of configuration; the table sorts them by precedence."""
+    timeouts: DownstreamTimeouts = DownstreamTimeouts()
+    limits: Limits = Limits()
+    upgrades: frozenset[str] = frozenset({"websocket"})
+    """Upgrade tokens that are relayed, lower case; any other Upgrade is left out and the request goes on without."""
+    access_log: AccessLogSpec = field(default=AccessLogSpec())
+    drain_timeout_s: float = 30.0
+    """How long a drain waits for exchanges in flight."""
