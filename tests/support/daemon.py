@@ -1,0 +1,158 @@
+"""A running daemon: started from a configuration, watched, and stopped with its promises checked."""
+
+import http.client
+import json
+import os
+import random
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from support.wait import LIMIT_S, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+_COMPLAINTS = re.compile(r"traceback|exception|never retrieved|was never awaited|destroyed but", re.IGNORECASE)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that is free now, below the range from which the kernel takes ports for outgoing connections."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        port = random.randrange(12000, 32000)
+        with socket.socket(family) as sock:
+            try:
+                sock.bind((host, port))
+            except OSError:
+                continue
+            return port
+
+
+class Daemon:
+    """`homeport run` in a process of its own, with its error output in a file."""
+
+    def __init__(self, config: dict[str, Any], folder: Path, *, nofile: tuple[int, int] | None = None) -> None:
+        self.config = {"admin": {"bind": f"127.0.0.1:{free_port()}"}, **config}
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = folder / "homeport.yaml"
+        self.file.write_text(json.dumps(self.config, indent=1))  # every JSON text is YAML
+        self._stderr = folder / "stderr.txt"
+        self._stdout = folder / "stdout.txt"
+
+        def limit_descriptors() -> None:
+            if nofile is not None:
+                resource.setrlimit(resource.RLIMIT_NOFILE, nofile)
+
+        with self._stderr.open("wb") as stderr, self._stdout.open("wb") as stdout:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "proxy", "run", "-c", str(self.file)],
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                preexec_fn=limit_descriptors,
+            )
+        try:
+            wait_for(self._is_ready, "the daemon to become ready", 30.0)
+        except BaseException:
+            self.kill()
+            raise
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def address(self, listener: str = "plain") -> tuple[str, int] | str:
+        """Where the listener called `listener` takes connections."""
+        for one in self.config["listeners"]:
+            if one["name"] == listener:
+                bind = str(one["bind"])
+                if bind.startswith("unix:"):
+                    return bind.removeprefix("unix:")
+                host, _, port = bind.rpartition(":")
+                return host.strip("[]"), int(port)
+        raise KeyError(listener)
+
+    def admin(self, path: str, host: str | None = None) -> tuple[int, bytes]:
+        """Status and body of a GET on the admin API."""
+        name, _, port = self.config["admin"]["bind"].rpartition(":")
+        connection = http.client.HTTPConnection(name, int(port), timeout=LIMIT_S)
+        try:
+            connection.request("GET", path, headers={"Host": host} if host else {})
+            reply = connection.getresponse()
+            return reply.status, reply.read()
+        finally:
+            connection.close()
+
+    def _is_ready(self) -> bool:
+        code = self.process.poll()
+        assert code is None, f"the daemon ended with {code}:\n{self.stderr()}"
+        try:
+            return self.admin("/readyz")[0] == 200
+        except OSError:
+            return False
+
+    def stderr(self) -> str:
+        return self._stderr.read_text(errors="replace")
+
+    def stdout(self) -> str:
+        return self._stdout.read_text(errors="replace")
+
+    def rss_bytes(self) -> int:
+        """Resident memory of the daemon and its children."""
+        return sum(_rss_bytes(pid) for pid in [self.pid, *_children(self.pid)])
+
+    def cpu_s(self) -> float:
+        """CPU seconds used so far by the daemon and its children."""
+        return sum(_cpu_s(pid) for pid in [self.pid, *_children(self.pid)])
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, limit_s: float = LIMIT_S) -> int:
+        """The exit code, once the process ended by itself."""
+        return self.process.wait(limit_s)
+
+    def stop(self) -> None:
+        """SIGTERM ends it with 0, and nothing went wrong unseen during its life."""
+        try:
+            if self.process.poll() is None:
+                self.signal(signal.SIGTERM)
+            code = self.wait()
+        finally:
+            self.kill()
+        assert code == 0, f"exit code {code} after SIGTERM:\n{self.stderr()[-4000:]}"
+        self.assert_quiet()
+
+    def assert_quiet(self) -> None:
+        """The error output has no traceback and no forgotten task."""
+        assert not _COMPLAINTS.search(self.stderr()), self.stderr()[-6000:]
+
+    def kill(self) -> None:
+        """End it without asking; a no-op when it is gone."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            found += [int(child), *_children(int(child))]
+    return found
+
+
+def _rss_bytes(pid: int) -> int:
+    match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(match[1]) * 1024 if match else 0
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
