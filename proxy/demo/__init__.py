@@ -1,10 +1,8 @@
 """`homeport demo`: the whole thing on one machine: sample data services as local processes and a short load.
 
-    sample              the deterministic bytes and answers that services send and the load checks
-    service             the sample data service, a process of its own
-    processes           children that never outlive the demo
-    stats load report   what was measured, the load that measures it, how people read it
-    run                 puts them together
+The parts: `sample` has the bytes and answers that services send and the load checks, `service` is the sample
+data service, `processes` keeps children from outliving the demo, `load` sends requests, `stats` counts,
+`report` is what people read, and `run` puts them together.
 """
 
 

@@ -1,8 +1,8 @@
 """The demo's load: a few clients in closed loops that check every byte of every answer.
 
-Closed loops (each client waits for its answer before it sends the next request) keep a small machine from drowning,
-which an open load would do on a laptop. The mix is a fixed rotation in which the clients start at different places:
-no chance is involved, so two runs send the same kinds in the same proportions.
+Closed loops (each client waits for its answer before it sends the next request) keep a small machine from
+drowning, which an open load would do on a laptop. The mix is a fixed rotation in which the clients start at
+different places: no chance is involved, so two runs send the same kinds in the same proportions.
 """
 
 import asyncio
@@ -107,11 +107,14 @@ _OPERATIONS: dict[str, _Operation] = {
 }
 KINDS = tuple(_OPERATIONS)
 # Mostly queries, as data services see them; a fifth downloads, a fifth uploads of both framings.
-_MIX = ("query", "query", "download", "query", "upload", "query", "download", "query", "chunked upload", "query")
+_MIX = (
+    *("query", "download", "query", "query", "upload"),
+    *("query", "download", "query", "query", "chunked upload"),
+)
 
 
 class Load:
-    """`CLIENTS` clients against `base_url`, counting into `stats`. `run` it, `stop` it from anywhere on the loop."""
+    """`CLIENTS` clients against `base_url`, counting into `stats`."""
 
     def __init__(self, base_url: str, stats: LoadStats, clock: Clock) -> None:
         self._base_url = base_url
@@ -122,6 +125,11 @@ class Load:
     def stop(self) -> None:
         """Send no further request; `run` returns when those under way are finished."""
         self._stopping = True
+
+    @property
+    def is_stopping(self) -> bool:
+        """`stop` was called."""
+        return self._stopping
 
     async def run(self) -> None:
         """Send requests until `stop`; those under way then may take up to their timeout, ten seconds."""
@@ -151,7 +159,8 @@ class Load:
         except (aiohttp.ClientError, TimeoutError, OSError, WrongAnswer, ValueError) as error:
             self._stats.record_failure(kind, _problem(error))
             return False
-        self._stats.record_success(kind, answer.endpoint, answer.verified_bytes, self._clock.monotonic() - began)
+        took_s = self._clock.monotonic() - began
+        self._stats.record_success(kind, answer.endpoint, answer.verified_bytes, took_s)
         return True
 
 

@@ -1,9 +1,10 @@
 """Child processes that never outlive the demo, whichever way it ends.
 
-The kernel sends a child SIGTERM when its parent dies (`PR_SET_PDEATHSIG`, prctl(2)), which also covers a parent
-killed with SIGKILL; a pipe on stdin would need every child to read it. Children get a session of their own, because
-Ctrl-C in a terminal signals the whole foreground group and would stop the proxy in the middle of the load. What a
-child says goes to an unnamed file, so that it never blocks on a full pipe and leaves nothing behind.
+The kernel sends a child SIGTERM when its parent dies (`PR_SET_PDEATHSIG`, prctl(2)), which also covers a
+parent killed with SIGKILL; a pipe on stdin would need every child to read it. Children get a session of their
+own, because Ctrl-C in a terminal signals the whole foreground group and would stop the proxy in the middle of
+the load. What a child says goes to an unnamed file, so that it never blocks on a full pipe and leaves nothing
+behind.
 """
 
 import asyncio
@@ -40,7 +41,7 @@ class ChildFailed(ProxyError):
 
 
 def end_with_parent() -> None:
-    """Have the kernel send this process SIGTERM when its parent dies. Survives exec; children do not inherit it."""
+    """Have the kernel send this process SIGTERM when its parent dies; survives exec, is not inherited."""
     _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 

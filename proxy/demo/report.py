@@ -1,4 +1,4 @@
-"""How people read the demo: one line a second, a live table in a terminal, and the summary. Pure text from values."""
+"""How people read the demo: a line a second, a live view in a terminal, a summary. Values in, text out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +8,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from proxy.demo.stats import Latency, Progress, Summary
+from proxy.demo import sample
+from proxy.demo.stats import Progress, Summary
 
 _BAR_WIDTH = 30
+_TRY_BYTES = 10_000_000
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -46,7 +48,7 @@ def introduction(scene: Scene, duration_s: float) -> str:
 def _commands(scene: Scene) -> list[str]:
     return [
         f"  curl -i '{scene.proxy_url}/query?dataset=orders'",
-        f"  curl {scene.proxy_url}/bytes/100000000 | sha256sum",
+        f"  curl {scene.proxy_url}/bytes/{_TRY_BYTES} | sha256sum   # {sample.digest(_TRY_BYTES)[:16]}...",
         f"  curl -T FILE {scene.proxy_url}/upload",
         f"  curl {scene.admin_url}/api/v1/clusters",
         f"  curl {scene.admin_url}/metrics",
@@ -144,7 +146,7 @@ def _endpoint_table(summary: Summary, scene: Scene) -> list[str]:
 def _problem_lines(summary: Summary) -> list[str]:
     if not summary.problems:
         return []
-    return ["  What failed:", *(f"  {_count(times):>7} × {text}" for text, times in summary.problems), ""]
+    return ["  What failed:", *(f"  {_count(times):>7} x {text}" for text, times in summary.problems), ""]
 
 
 def _verdict(summary: Summary) -> str:
@@ -158,10 +160,11 @@ def _verdict(summary: Summary) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns as wide as their widest cell; the first to the left, numbers to the right."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    return [
-        "  " + "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in (head, *rows)
-    ]
+    lines = []
+    for row in (head, *rows):
+        numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  " + "   ".join([row[0].ljust(widths[0]), *numbers]))
+    return lines
 
 
 def _failures(failed: int) -> str:
@@ -173,13 +176,13 @@ def _count(number: int) -> str:
 
 
 def _share(count: int, total: int) -> str:
-    return f"{100 * count / total:.1f} %" if total else "–"
+    return f"{100 * count / total:.1f} %" if total else "-"
 
 
 def _ms(seconds: float | None) -> str:
     """Milliseconds with three significant digits or so."""
     if seconds is None:
-        return "–"
+        return "-"
     ms = seconds * 1000
     return f"{ms:.2f} ms" if ms < 10 else f"{ms:.1f} ms" if ms < 100 else f"{ms:.0f} ms"
 

@@ -59,7 +59,7 @@ def make_app(name: str, clock: Clock) -> web.Application:
 
 
 async def _name_service(request: web.Request, response: web.StreamResponse) -> None:
-    name = request.app[_NAME]
+    name: str = request.app[_NAME]
     response.headers[SERVICE_HEADER] = name
 
 
@@ -72,8 +72,8 @@ async def _query(request: web.Request) -> web.Response:
     if not 1 <= len(dataset) <= _MAX_DATASET_CHARS:
         raise _bad_request(f"dataset: expected 1 to {_MAX_DATASET_CHARS} characters, got {len(dataset)}")
     await _think(request, request.query.get("think_ms", "0"))
-    result = sample.query_result(dataset)
-    return _json({"service": request.app[_NAME], "dataset": dataset, "result": result})
+    service: str = request.app[_NAME]
+    return _json({"service": service, "dataset": dataset, "result": sample.query_result(dataset)})
 
 
 async def _bytes(request: web.Request) -> web.StreamResponse:

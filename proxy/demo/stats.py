@@ -1,12 +1,13 @@
 """What the load measured: counts and latencies in constant memory, however long it runs.
 
-Latencies go into buckets whose bounds grow by 5 %, so a quantile is off by at most about 2.5 %; keeping every value
-would cost a gigabyte in an hour. What is recorded goes into two sets of buckets: the whole run's, and the interval's
-that `tick` swaps out.
+Latencies go into buckets whose bounds grow by 5 %, so a quantile is off by at most about 2.5 %; keeping every
+value would cost a gigabyte in an hour. What is recorded goes into two sets of buckets: the whole run's, and
+the interval's that `tick` swaps out.
 """
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _GROWTH = math.log(1.05)
@@ -132,7 +133,7 @@ class _Kind:
 class LoadStats:
     """Counters of a running load. `kinds` and `endpoints` fix the order in which they are reported."""
 
-    def __init__(self, kinds: tuple[str, ...], endpoints: tuple[str, ...], clients: int, *, now: float) -> None:
+    def __init__(self, kinds: Sequence[str], endpoints: Sequence[str], clients: int, *, now: float) -> None:
         self._kinds = {kind: _Kind() for kind in kinds}
         self._endpoints = dict.fromkeys(endpoints, 0)
         self._problems: Counter[str] = Counter()
