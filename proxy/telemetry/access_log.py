@@ -74,7 +74,7 @@ MAX_TEXT_BYTES = 2048
 reads."""
 
 CHUNK_RECORDS = 64
-"""Records formatted before a write. About 0.3 ms: the write releases the interpreter lock, so this is how
+"""Records formatted before a write. About 0.4 ms: the write releases the interpreter lock, so this is how
 long the event loop may wait for it, instead of the interpreter's 5 ms switch interval."""
 
 MAX_BATCHES = 8
@@ -269,8 +269,7 @@ class _Formatter:
         self._stamp = ""
 
     def line(self, record: AccessRecord) -> bytes:
-        """One line with its line feed. Raises TypeError or ValueError for values that are not as
-        documented."""
+        """One line with its line feed. Raises when a value is not as documented."""
         (
             time, request_id, client, listener, method, host, target, protocol, status, reason, outcome,
             route, cluster, endpoint, attempts, bytes_in, bytes_out, connect_s, first_byte_s, total_s,
