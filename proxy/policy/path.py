@@ -56,7 +56,7 @@ def routing_path(target_path: bytes) -> str:
 def without_dot_segments(raw_path: bytes) -> bytes:
     """`raw_path` without dot segments (RFC 3986 5.2.4), its other escapes as they were.
 
-    It must begin with `/`. As `%2F` is refused, its segments are those of the routing path, one for one. Raises
+    It begins with `/`. As `%2F` is refused, its segments are those of the routing path, one for one. Raises
     `DownstreamError(BAD_TARGET)` for dot segments that are refused.
     """
     if raw_path.find(b"/.") < 0 and raw_path.find(b"/%2") < 0:

@@ -33,7 +33,7 @@ from proxy.policy.rewrite import PathRewrite, Redirect, bare_prefix, compile_edi
 from proxy.snapshot import HeaderEdits, MatchSpec, RedirectSpec, RespondSpec, RouteSpec, SplitSpec
 
 Field = Callable[[bytes], bytes | None]
-"""Value of the request's field with a lower-case name, several joined by `, ` (RFC 9110 5.3); `None` = none."""
+"""Value of the request's field by its lower-case name, several joined by `, ` (RFC 9110 5.3); or `None`."""
 
 
 class CompiledRoute:
