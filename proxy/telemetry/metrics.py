@@ -10,7 +10,8 @@ the configured name.
 
 import gzip
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -240,13 +241,38 @@ def _endpoint_info(endpoints: dict[int, tuple[str, EndpointSpec]]) -> Metric:
     return info
 
 
-class MetricsPage:
-    """What `/metrics` answers: the scoreboard's families and those of this process."""
+@dataclass(frozen=True, slots=True)
+class CounterSource:
+    """A counter that control keeps by itself."""
 
-    def __init__(self, board: Scoreboard, snapshot: SnapshotSource, *more: Collector) -> None:
+    name: str
+    """Without `_total`."""
+    text: str
+    read: Callable[[], float]
+    """Its value; called from another thread than the one that counts."""
+
+
+class _CounterCollector(Collector):
+    def __init__(self, sources: Sequence[CounterSource]) -> None:
+        self._sources = sources
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        for source in self._sources:
+            yield CounterMetricFamily(source.name, source.text, value=source.read())
+
+
+class MetricsPage:
+    """What `/metrics` answers: the scoreboard's families, `counters`, and those of this process."""
+
+    def __init__(
+        self, board: Scoreboard, snapshot: SnapshotSource, counters: Sequence[CounterSource] = ()
+    ) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        for collector in (ScoreboardCollector(board, snapshot), *more):
-            self._registry.register(collector)
+        self._registry.register(ScoreboardCollector(board, snapshot))
+        self._registry.register(_CounterCollector(counters))
         ProcessCollector(registry=self._registry)
 
     def render(self, accept: str, accept_encoding: str) -> tuple[bytes, dict[str, str]]:

@@ -12,7 +12,7 @@ from proxy.errors import REASON_INDEX, Reason
 from proxy.model import TcpAddress, UnixAddress
 from proxy.scoreboard import Scoreboard, latency_index, request_index
 from proxy.snapshot import ClusterSpec, EndpointSpec, ListenerSpec, Snapshot
-from proxy.telemetry.metrics import MetricsPage
+from proxy.telemetry.metrics import CounterSource, MetricsPage
 from proxy.telemetry.readings import quantile, read_endpoints
 from proxy.telemetry.status import (
     DaemonView,
@@ -139,6 +139,13 @@ def test_info_build_and_process(board):
     names = values(found["homeport_endpoint_info"], "endpoint", "name", "zone", "weight")
     assert ("10.0.0.1:9000", "query:9000", "z1", "2") in names and len(names) == 3
     assert found["process_resident_memory_bytes"].samples[0].value > 0
+
+
+def test_counters_of_control(board):
+    page = MetricsPage(
+        board, lambda: None, [CounterSource("homeport_dns_lookups", "Names looked up.", lambda: 5)]
+    )
+    assert b"\nhomeport_dns_lookups_total 5.0\n" in page.render("", "")[0]
 
 
 def test_before_the_first_snapshot_there_are_no_endpoints(board):

@@ -1,0 +1,218 @@
+"""The admin API: health, metrics and status over HTTP, on its own address, served by aiohttp.
+
+It only reads: the scoreboard, the current snapshot and what the worker reports, all through one `DaemonView`
+a request. Every answer but `/metrics` is JSON. Who may ask is decided in `guard`, before routing, so that a
+refused caller does not even learn which paths exist. aiohttp runs with its C parser only: the pure-Python one
+was open to request smuggling (CVE-2023-47627, CVE-2025-69224).
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp.http_parser
+import orjson
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from proxy.admin.guard import Asking, Guard, Refusal
+from proxy.admin.listener import bound_socket, remove_socket
+from proxy.errors import ConfigError
+from proxy.model import Address, TcpAddress, UnixAddress
+from proxy.telemetry.metrics import MetricsPage
+from proxy.telemetry.status import (
+    DaemonView,
+    cluster_document,
+    clusters_document,
+    find_cluster,
+    status_document,
+    unready_reason,
+)
+
+_log = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Need no token: orchestrators and Prometheus ask them."""
+
+MAX_CONNECTIONS = 128
+"""Connections at once; one more closes the oldest. Closing the newest instead would let anybody who holds
+connections open shut out the health check."""
+
+KEEP_ALIVE_S = 75.0
+"""Seconds a connection may be idle between requests; longer than the usual scrape interval of 15 to 60 s."""
+
+STOP_S = 2.0
+"""Seconds that answers under way get when the server stops."""
+
+_ERROR_NAMES = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    421: "misdirected",
+    500: "internal",
+    503: "unavailable",
+}
+
+
+def require_c_parser() -> None:
+    """Raise ConfigError when aiohttp would parse requests in pure Python."""
+    if value := os.environ.get("AIOHTTP_NO_EXTENSIONS"):
+        raise ConfigError("environment: AIOHTTP_NO_EXTENSIONS", value, "it unset, for aiohttp's C parser")
+    if aiohttp.http_parser.HttpRequestParser is aiohttp.http_parser.HttpRequestParserPy:
+        raise ConfigError("installation: aiohttp", "pure Python", "a build with the C parser")
+
+
+class AdminServer:
+    """The server on one address. `view` is called for each request and must not block."""
+
+    def __init__(
+        self, bind: Address, token: str | None, view: Callable[[], DaemonView], metrics: MetricsPage
+    ) -> None:
+        self._bind = bind
+        self._guard = Guard(bind, token)
+        self._view = view
+        self._metrics = metrics
+        self._address = bind
+        self._runner: web.AppRunner | None = None
+        self._server: asyncio.AbstractServer | None = None
+
+    @property
+    def address(self) -> Address:
+        """Where it listens; with the port that was bound, once started."""
+        return self._address
+
+    async def start(self) -> None:
+        """Begin to serve. Raises ConfigError when the address cannot be bound or aiohttp is not safe to
+        use."""
+        require_c_parser()
+        sock = bound_socket(self._bind)
+        if isinstance(self._bind, TcpAddress):
+            self._address = TcpAddress(self._bind.host, sock.getsockname()[1])
+        self._runner = web.AppRunner(
+            self._application(),
+            handle_signals=False,
+            access_log=None,
+            keepalive_timeout=KEEP_ALIVE_S,
+            shutdown_timeout=STOP_S,
+        )
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        serve = loop.create_unix_server if isinstance(self._bind, UnixAddress) else loop.create_server
+        self._server = await serve(self._new_connection, sock=sock)
+
+    async def stop(self) -> None:
+        """Close the address and finish answers under way. Idempotent."""
+        if self._server is None or self._runner is None:
+            return
+        self._server.close()
+        remove_socket(self._bind)
+        await self._runner.cleanup()
+        self._server = self._runner = None
+
+    def _new_connection(self) -> asyncio.Protocol:
+        assert self._runner is not None and self._runner.server is not None
+        server = self._runner.server
+        connections = server.connections
+        if len(connections) >= MAX_CONNECTIONS:
+            connections[0].force_close()
+        return server()
+
+    def _application(self) -> web.Application:
+        app = web.Application(middlewares=[_answer_errors_in_json, self._check_caller], client_max_size=1024)
+        app.on_response_prepare.append(_set_common_headers)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics_page)
+        app.router.add_get("/api/v1/status", self._status)
+        app.router.add_get("/api/v1/clusters", self._clusters)
+        app.router.add_get("/api/v1/clusters/{name}", self._cluster)
+        return app
+
+    @web.middleware
+    async def _check_caller(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        asking = Asking(
+            hosts=request.headers.getall("Host", []),
+            origin=request.headers.get("Origin"),
+            authorization=request.headers.get("Authorization"),
+            is_http10=request.version < (1, 1),
+        )
+        refused = self._guard.refusal(asking, is_open=request.path in OPEN_PATHS)
+        if refused is None:
+            return await handler(request)
+        response = _error(refused.status, refused.text)
+        if refused in (Refusal.NO_TOKEN, Refusal.WRONG_TOKEN):
+            response.headers["WWW-Authenticate"] = 'Bearer realm="homeport admin"'
+        return response
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        """Alive: this process answers."""
+        return _json({"status": "ok"})
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        """Fit for traffic: as a whole, or for one cluster."""
+        view = self._view()
+        reason = unready_reason(view)
+        name = request.query.get("cluster")
+        if reason is None and name is not None:
+            cluster = find_cluster(view, name)
+            if cluster is None:
+                return _error(404, "there is no cluster of that name")
+            if not cluster.endpoints:
+                reason = "the cluster has no usable endpoint"
+        if reason is not None:
+            return _json({"ready": False, "reason": reason}, status=503)
+        return _json({"ready": True})
+
+    async def _metrics_page(self, request: web.Request) -> web.Response:
+        accept = ",".join(request.headers.getall("Accept", []))
+        encodings = ",".join(request.headers.getall("Accept-Encoding", []))
+        # In a thread: a fleet's page takes longer than the loop may be busy.
+        body, headers = await asyncio.to_thread(self._metrics.render, accept, encodings)
+        return web.Response(body=body, headers={**headers, "Vary": "Accept, Accept-Encoding"})
+
+    async def _status(self, _: web.Request) -> web.Response:
+        return _json(status_document(self._view()))
+
+    async def _clusters(self, _: web.Request) -> web.Response:
+        return _json(clusters_document(self._view()))
+
+    async def _cluster(self, request: web.Request) -> web.Response:
+        view = self._view()
+        cluster = find_cluster(view, request.match_info["name"])
+        if cluster is None:
+            return _error(404, "there is no cluster of that name")
+        return _json(cluster_document(view.board, cluster))
+
+
+@web.middleware
+async def _answer_errors_in_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        response = _error(error.status, error.reason.lower())
+        if isinstance(error, web.HTTPMethodNotAllowed):
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
+    except Exception:
+        _log.exception("admin API: %s failed", request.rel_url.path)
+        return _error(500, "an internal error, see the log")
+
+
+async def _set_common_headers(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "homeport"
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+
+
+def _json(document: dict[str, Any], *, status: int = 200) -> web.Response:
+    body = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+    return web.Response(body=body, status=status, content_type="application/json")
+
+
+def _error(status: int, message: str) -> web.Response:
+    return _json({"error": _ERROR_NAMES.get(status, "error"), "message": message}, status=status)

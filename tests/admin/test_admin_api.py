@@ -1,0 +1,300 @@
+"""The admin API over real sockets, on both event loops."""
+
+import asyncio
+import http.client
+import socket
+import stat
+from contextlib import asynccontextmanager
+
+import aiohttp.http_parser
+import orjson
+import pytest
+import uvloop
+from prometheus_client.parser import text_string_to_metric_families
+
+from proxy.admin import api
+from proxy.admin.api import MAX_CONNECTIONS, AdminServer
+from proxy.errors import ConfigError
+from proxy.model import TcpAddress, UnixAddress
+from proxy.scoreboard import Scoreboard, request_index
+from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
+from proxy.telemetry.metrics import MetricsPage
+from proxy.telemetry.status import DaemonView, State, WorkerReport
+
+LIMIT_S = 20.0
+LOOPBACK = TcpAddress("127.0.0.1", 0)
+ENDPOINT = EndpointSpec("etl/10.0.0.1:9000", 0, TcpAddress("10.0.0.1", 9000), "query:9000")
+SNAPSHOT = Snapshot(3, (), (ClusterSpec("etl", endpoints=(ENDPOINT,)), ClusterSpec("empty")), ())
+
+
+class Daemon:
+    """What the server sees of a daemon."""
+
+    def __init__(self):
+        self.board = Scoreboard(endpoints=4)
+        self.board.endpoint_row(0, 0)[request_index(b"GET", 200)] = 5
+        self.snapshot = SNAPSHOT
+        self.report = WorkerReport(State.READY, 3)
+        self.fails = False
+
+    def view(self):
+        if self.fails:
+            raise RuntimeError("the path is /etc/secret")
+        return DaemonView(self.board, self.snapshot, self.report, 7, 1.0)
+
+
+class Reply:
+    def __init__(self, response):
+        self.status = response.status
+        self.headers = response.headers
+        self.body = response.read()
+
+    @property
+    def json(self):
+        assert self.headers["Content-Type"] == "application/json"
+        return orjson.loads(self.body)
+
+
+class Client:
+    def __init__(self, address):
+        self.address = address
+
+    def connect(self):
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", getattr(self.address, "port", 80), timeout=LIMIT_S
+        )
+        if isinstance(self.address, UnixAddress):
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(LIMIT_S)
+            connection.sock.connect(self.address.path)
+        return connection
+
+    def ask(self, method, path, headers):
+        connection = self.connect()
+        try:
+            connection.request(method, path, headers=headers)
+            return Reply(connection.getresponse())
+        finally:
+            connection.close()
+
+    async def get(self, path, method="GET", **headers):
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await asyncio.to_thread(self.ask, method, path, fields)
+
+
+@asynccontextmanager
+async def serving(daemon, bind=LOOPBACK, token=None):
+    server = AdminServer(bind, token, daemon.view, MetricsPage(daemon.board, lambda: daemon.snapshot))
+    await server.start()
+    try:
+        yield Client(server.address)
+    finally:
+        await server.stop()
+        await server.stop()
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def run(request):
+    def run(main):
+        with asyncio.Runner(loop_factory=request.param) as runner:
+            runner.run(asyncio.wait_for(main(), LIMIT_S))
+
+    return run
+
+
+def test_health_and_readiness(run):
+    async def main():
+        daemon = Daemon()
+        async with serving(daemon) as client:
+            assert (await client.get("/healthz")).json == {"status": "ok"}
+            assert (await client.get("/readyz")).json == {"ready": True}
+            assert (await client.get("/readyz?cluster=etl")).status == 200
+            empty = await client.get("/readyz?cluster=empty")
+            assert (empty.status, empty.json["reason"]) == (503, "the cluster has no usable endpoint")
+            unknown = await client.get("/readyz?cluster=%3Cnone%3E")
+            assert (unknown.status, unknown.json["error"]) == (404, "not_found")
+            daemon.report = WorkerReport(State.DRAINING, 3)
+            draining = await client.get("/readyz")
+            assert (draining.status, draining.json["reason"]) == (503, "the daemon is draining")
+            assert (await client.get("/healthz")).status == 200
+            daemon.snapshot = None
+            assert (await client.get("/readyz?cluster=etl")).status == 503
+
+    run(main)
+
+
+def test_status_and_clusters(run):
+    async def main():
+        async with serving(Daemon()) as client:
+            status = (await client.get("/api/v1/status")).json
+            assert (status["state"], status["generation"], status["pid"]) == ("ready", 3, 7)
+            assert [cluster["requests_total"] for cluster in status["clusters"]] == [5, 0]
+            clusters = (await client.get("/api/v1/clusters")).json
+            one = await client.get("/api/v1/clusters/etl")
+            assert one.json == clusters["clusters"][0]
+            assert one.json["endpoints"][0]["id"] == ENDPOINT.id
+            assert (one.headers["Cache-Control"], one.headers["Server"]) == ("no-store", "homeport")
+            assert (await client.get("/api/v1/clusters/none")).status == 404
+
+    run(main)
+
+
+def test_metrics(run):
+    async def main():
+        async with serving(Daemon()) as client:
+            plain = await client.get("/metrics")
+            assert plain.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+            found = {f.name: f for f in text_string_to_metric_families(plain.body.decode())}
+            (sample,) = found["data_service_requests"].samples
+            labels = {"service_name": "etl", "endpoint": "10.0.0.1:9000", "method": "GET", "status": "200"}
+            assert (sample.labels, sample.value) == (labels, 5)
+            packed = await client.get(
+                "/metrics", Accept="application/openmetrics-text", Accept_Encoding="gzip"
+            )
+            assert packed.headers["Content-Encoding"] == "gzip" and packed.body[:2] == b"\x1f\x8b"
+            assert packed.headers["Content-Type"].startswith("application/openmetrics-text")
+
+    run(main)
+
+
+def test_unknown_paths_methods_and_head_are_json(run):
+    async def main():
+        async with serving(Daemon()) as client:
+            for path in ("/", "/nothing", "/api/v1/clusters/a/b", "/%0A", "/api/v1/status/"):
+                reply = await client.get(path)
+                assert (reply.status, reply.json["error"]) == (404, "not_found"), path
+            reply = await client.get("/api/v1/status", method="POST")
+            assert (reply.status, reply.json["error"]) == (405, "method_not_allowed")
+            assert set(reply.headers["Allow"].replace(" ", "").split(",")) == {"GET", "HEAD"}
+            for path in ("/healthz", "/readyz", "/metrics", "/api/v1/status", "/none"):
+                full, head = await client.get(path), await client.get(path, method="HEAD")
+                assert (head.status, head.body) == (full.status, b"")
+                assert head.headers["Content-Type"] == full.headers["Content-Type"]
+
+    run(main)
+
+
+def test_host_origin_and_token(run):
+    async def main():
+        async with serving(Daemon(), TcpAddress("0.0.0.0", 0), "s3cret") as client:
+            for path in ("/healthz", "/readyz", "/metrics"):
+                assert (await client.get(path)).status == 200
+            for path in ("/api/v1/status", "/api/v1/clusters/etl", "/nothing"):
+                refused = await client.get(path)
+                assert (refused.status, refused.json["error"]) == (401, "unauthorized")
+                assert refused.headers["WWW-Authenticate"].startswith("Bearer")
+                assert b"s3cret" not in refused.body
+            assert (await client.get("/api/v1/status", Authorization="Bearer s3cre")).status == 401
+            granted = await client.get("/api/v1/status", Authorization="Bearer s3cret")
+            assert granted.status == 200 and b"s3cret" not in granted.body
+            foreign = await client.get("/metrics", Origin="http://evil.example")
+            assert (foreign.status, foreign.json["error"]) == (403, "forbidden")
+        async with serving(Daemon()) as client:
+            rebound = await client.get("/metrics", Host="evil.example")
+            assert (rebound.status, rebound.json["error"]) == (421, "misdirected")
+            assert (await client.get("/api/v1/status", Host="localhost")).status == 200
+
+    run(main)
+
+
+def test_unix_socket(run, tmp_path):
+    path = tmp_path / "admin.sock"
+    bind = UnixAddress(str(path))
+
+    async def main():
+        async with serving(Daemon(), bind) as client:
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            assert (await client.get("/api/v1/status", Host="any.example")).status == 200
+            with pytest.raises(ConfigError, match="in use"):
+                async with serving(Daemon(), bind):
+                    pass
+            assert (await client.get("/healthz")).status == 200
+        assert not path.exists()
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(path))
+        async with serving(Daemon(), bind) as client:
+            assert (await client.get("/healthz")).status == 200
+        path.write_text("a file")
+        with pytest.raises(ConfigError, match="no socket"):
+            async with serving(Daemon(), bind):
+                pass
+        assert path.read_text() == "a file"
+
+    run(main)
+
+
+def test_ipv6(run):
+    async def main():
+        server = AdminServer(
+            TcpAddress("::1", 0), None, Daemon().view, MetricsPage(Scoreboard(), lambda: None)
+        )
+        await server.start()
+        with socket.create_connection(("::1", server.address.port), timeout=LIMIT_S) as raw:
+            raw.sendall(b"GET /healthz HTTP/1.1\r\nHost: [::1]:1\r\nConnection: close\r\n\r\n")
+            head = await asyncio.to_thread(raw.recv, 65536)
+        assert head.startswith(b"HTTP/1.1 200 OK")
+        await server.stop()
+
+    run(main)
+
+
+def test_a_port_in_use_is_a_fault_of_the_configuration(run):
+    async def main():
+        async with serving(Daemon()) as client:
+            with pytest.raises(ConfigError, match=r"admin.bind: got '127.0.0.1:\d+'.*in use"):
+                async with serving(Daemon(), client.address):
+                    pass
+
+    run(main)
+
+
+def test_an_exception_says_nothing_of_the_inside(run, caplog):
+    async def main():
+        daemon = Daemon()
+        async with serving(daemon) as client:
+            daemon.fails = True
+            reply = await client.get("/api/v1/status")
+            assert (reply.status, reply.json["error"]) == (500, "internal")
+            assert b"secret" not in reply.body
+
+    run(main)
+    assert "the path is /etc/secret" in caplog.text
+
+
+def test_connections_that_say_nothing_do_not_shut_out_the_health_check(run):
+    async def main():
+        async with serving(Daemon()) as client:
+            silent = [await asyncio.to_thread(client.connect) for _ in range(MAX_CONNECTIONS + 5)]
+            await asyncio.to_thread(lambda: [connection.connect() for connection in silent])
+            assert (await client.get("/healthz")).status == 200
+            assert await asyncio.to_thread(silent[0].sock.recv, 1) == b""
+            for connection in silent:
+                connection.close()
+
+    run(main)
+
+
+def test_requests_sent_at_once_on_one_connection(run):
+    async def main():
+        async with serving(Daemon()) as client:
+            reader, writer = await asyncio.open_connection("127.0.0.1", client.address.port)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
+            for _ in range(3):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200")
+                assert await reader.readline() == b'{"status":"ok"}\n'
+            writer.close()
+            await writer.wait_closed()
+
+    run(main)
+
+
+def test_it_refuses_to_run_on_the_pure_python_parser(monkeypatch):
+    api.require_c_parser()
+    monkeypatch.setenv("AIOHTTP_NO_EXTENSIONS", "1")
+    with pytest.raises(ConfigError, match="AIOHTTP_NO_EXTENSIONS"):
+        api.require_c_parser()
+    monkeypatch.delenv("AIOHTTP_NO_EXTENSIONS")
+    monkeypatch.setattr(aiohttp.http_parser, "HttpRequestParser", aiohttp.http_parser.HttpRequestParserPy)
+    with pytest.raises(ConfigError, match="C parser"):
+        api.require_c_parser()
