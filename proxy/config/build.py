@@ -1,0 +1,226 @@
+"""From a configuration and resolved names to the snapshot that workers serve from. Pure.
+
+Resolving is somebody else's work: `unresolved_names` says what is to be resolved and `build_snapshot`
+takes the answers. A name without an answer has no endpoints for now; the rest is served.
+"""
+
+from collections.abc import Mapping, Sequence
+from heapq import heappop, heappush
+
+from proxy.config.addresses import NamedAddress
+from proxy.config.route_schema import HeaderEdits as HeaderEditsConfig
+from proxy.config.route_schema import Match, Rewrite, Route
+from proxy.config.schema import Cluster, Config, Endpoint, Listener
+from proxy.errors import ConfigError
+from proxy.model import Address
+from proxy.scoreboard import MAX_ENDPOINTS
+from proxy.snapshot import (
+    AccessLogSpec,
+    Action,
+    ClusterSpec,
+    DownstreamTimeouts,
+    EndpointSpec,
+    HeaderEdits,
+    Limits,
+    ListenerSpec,
+    MatchSpec,
+    PoolParams,
+    RedirectSpec,
+    RespondSpec,
+    RewriteSpec,
+    RouteSpec,
+    Snapshot,
+    SplitSpec,
+    UpstreamTimeouts,
+)
+
+Resolved = Mapping[str, Sequence[Address]]
+"""Numeric addresses by `host:port` of an endpoint."""
+
+
+class SlotAllocator:
+    """Which row of the scoreboard belongs to which endpoint id, stable for as long as the endpoint is
+    known."""
+
+    def __init__(self, capacity: int = MAX_ENDPOINTS) -> None:
+        self._slots: dict[str, int] = {}
+        self._capacity = capacity
+        # Lowest first, so that rows stay close together: pages that no endpoint uses cost nothing.
+        self._free = list(range(capacity))
+
+    def __repr__(self) -> str:
+        return f"<SlotAllocator {len(self._slots)} of {self._capacity}>"
+
+    def __contains__(self, endpoint_id: str) -> bool:
+        return endpoint_id in self._slots
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """Endpoint ids that hold a slot."""
+        return frozenset(self._slots)
+
+    def slot(self, endpoint_id: str) -> int:
+        """The slot of `endpoint_id`, from 0; the lowest free one if it is new. Raises `ConfigError` when
+        full."""
+        slot = self._slots.get(endpoint_id)
+        if slot is None:
+            if not self._free:
+                expected = f"at most {self._capacity} endpoints, resolved addresses and leaving ones included"
+                raise ConfigError("clusters", endpoint_id, expected)
+            slot = self._slots[endpoint_id] = heappop(self._free)
+        return slot
+
+    def release(self, endpoint_id: str) -> None:
+        """Free the slot of an endpoint that is gone for good; a no-op for one without a slot."""
+        slot = self._slots.pop(endpoint_id, None)
+        if slot is not None:
+            heappush(self._free, slot)
+
+
+def unresolved_names(config: Config) -> list[tuple[str, int]]:
+    """Host names and ports of endpoints, each once, in order of the file."""
+    addresses = (endpoint.address for cluster in config.clusters for endpoint in cluster.endpoints)
+    names = ((each.host, each.port) for each in addresses if isinstance(each, NamedAddress))
+    return list(dict.fromkeys(names))
+
+
+def build_snapshot(
+    config: Config,
+    *,
+    generation: int,
+    resolved: Resolved,
+    slots: SlotAllocator,
+) -> Snapshot:
+    """The snapshot of `config`, with the addresses of each `host:port` from `resolved`.
+
+    New endpoints get slots; those that vanished keep theirs until they are released. Raises `ConfigError`
+    when there are no slots left, and then none has been taken.
+    """
+    held = slots.ids
+    try:
+        clusters = tuple(_cluster(cluster, resolved, slots) for cluster in config.clusters)
+    except ConfigError:
+        for endpoint_id in slots.ids - held:
+            slots.release(endpoint_id)
+        raise
+    return Snapshot(
+        generation=generation,
+        listeners=tuple(_listener(listener, index) for index, listener in enumerate(config.listeners)),
+        clusters=clusters,
+        routes=tuple(_route(route, index) for index, route in enumerate(config.routes)),
+        timeouts=DownstreamTimeouts(
+            header_s=config.timeouts.header,
+            body_s=config.timeouts.body,
+            keep_alive_s=config.timeouts.keep_alive,
+            write_s=config.timeouts.write,
+        ),
+        limits=_limits(config),
+        upgrades=frozenset(config.upgrades),
+        access_log=AccessLogSpec(config.access_log.sink),
+        drain_timeout_s=config.drain_timeout,
+    )
+
+
+def _listener(listener: Listener, index: int) -> ListenerSpec:
+    name = listener.name or f"listener-{index + 1}"
+    return ListenerSpec(name, listener.bind, listener.trusted_proxies, listener.proxy_protocol)
+
+
+def _cluster(cluster: Cluster, resolved: Resolved, slots: SlotAllocator) -> ClusterSpec:
+    endpoints: dict[str, EndpointSpec] = {}
+    for endpoint in cluster.endpoints:
+        for address in _addresses(endpoint, resolved):
+            endpoint_id = f"{cluster.name}/{address}"
+            # Two names may lead to one address; it is one endpoint, as the first of them says.
+            if endpoint_id not in endpoints:
+                endpoints[endpoint_id] = _endpoint(endpoint, endpoint_id, address, slots.slot(endpoint_id))
+    timeouts, pool = cluster.timeouts, cluster.pool
+    return ClusterSpec(
+        name=cluster.name,
+        balancer=cluster.balancer,
+        endpoints=tuple(endpoints.values()),
+        timeouts=UpstreamTimeouts(timeouts.connect, timeouts.response, timeouts.idle, timeouts.total),
+        pool=PoolParams(pool.max_idle, pool.idle_timeout, pool.max_requests),
+    )
+
+
+def _addresses(endpoint: Endpoint, resolved: Resolved) -> Sequence[Address]:
+    address = endpoint.address
+    return resolved.get(str(address), ()) if isinstance(address, NamedAddress) else (address,)
+
+
+def _endpoint(endpoint: Endpoint, endpoint_id: str, address: Address, slot: int) -> EndpointSpec:
+    return EndpointSpec(
+        id=endpoint_id,
+        slot=slot,
+        address=address,
+        name=str(endpoint.address),
+        weight=endpoint.weight,
+        max_connections=endpoint.max_connections,
+        zone=endpoint.zone,
+        tags=frozenset(endpoint.tags),
+    )
+
+
+def _limits(config: Config) -> Limits:
+    limits = config.limits
+    return Limits(
+        request_line_bytes=limits.request_line_bytes,
+        header_bytes=limits.header_bytes,
+        header_count=limits.header_count,
+        body_bytes=limits.body_bytes,
+        connections=limits.connections,
+        connections_per_client=limits.connections_per_client,
+        requests_per_connection=limits.requests_per_connection,
+        pipelined_requests=limits.pipelined_requests,
+        pipelined_bytes=limits.pipelined_bytes,
+        buffered_bytes=limits.buffered_bytes,
+        min_rate_bytes_per_s=limits.min_rate,
+        min_rate_grace_s=limits.min_rate_grace,
+    )
+
+
+def _route(route: Route, index: int) -> RouteSpec:
+    return RouteSpec(
+        name=route.name or f"route-{index + 1}",
+        match=_match(route.match),
+        action=_action(route),
+        rewrite=_rewrite(route.rewrite),
+    )
+
+
+def _match(match: Match) -> MatchSpec:
+    return MatchSpec(
+        listener=match.listener,
+        host=match.host,
+        path=match.path,
+        path_prefix=match.path_prefix,
+        methods=frozenset(match.methods),
+        headers=tuple((name.lower(), value) for name, value in match.headers.items()),
+    )
+
+
+def _action(route: Route) -> Action:
+    if route.respond is not None:
+        respond = route.respond
+        return RespondSpec(respond.status, respond.body.encode(), tuple(respond.headers.items()))
+    if route.redirect is not None:
+        to = route.redirect
+        return RedirectSpec(to.status, to.scheme, to.host, to.path, to.path_prefix)
+    if route.split:
+        return SplitSpec(tuple((part.cluster, part.weight) for part in route.split))
+    return SplitSpec(((route.cluster, 1),))
+
+
+def _rewrite(rewrite: Rewrite) -> RewriteSpec:
+    return RewriteSpec(
+        strip_prefix=rewrite.strip_prefix,
+        prefix=rewrite.prefix,
+        host=rewrite.host,
+        request_headers=_edits(rewrite.request_headers),
+        response_headers=_edits(rewrite.response_headers),
+    )
+
+
+def _edits(edits: HeaderEditsConfig) -> HeaderEdits:
+    return HeaderEdits(tuple(edits.set.items()), edits.remove)

@@ -1,0 +1,191 @@
+"""From a file to a `Config`, or to all that is wrong with it at once.
+
+Bytes → text → `document` (data with places, references replaced) → models and `checks`; each step adds
+faults with line and column. The only I/O is reading: the file, and the files that `${file:PATH}` names.
+Two loads that find the same give equal configurations, so a reload can compare them and do nothing.
+"""
+
+import os
+import re
+import types
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path as FilePath
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from proxy.config.checks import find_conflicts
+from proxy.config.document import Document, Trouble, UnreadableDocument, read_document
+from proxy.config.faults import BadValue, Fault, InvalidConfig, Mark, Path, path_text, printable, quoted
+from proxy.config.interpolate import Interpolator, read_regular_file
+from proxy.config.kinds import Kind, did_you_mean
+from proxy.config.schema import Config
+from proxy.config.values import Plain
+
+# 1024 endpoints and as many routes, generously spelled out, are under 1 MiB.
+MAX_FILE_BYTES = 4 * 1024 * 1024
+# More than anybody reads. Of a larger number the first in the file are told.
+MAX_FAULTS = 1000
+# What YAML allows in a file (YAML 1.2 section 5.1); the byte order mark may only begin it.
+_UNPRINTABLE = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+# The admin token is a secret even when it stands in the file.
+_SECRET_PATHS = {("admin", "token")}
+_BARE = re.compile(r"-?[0-9][0-9.]*|true|false", re.IGNORECASE)
+
+
+def load_file(path: FilePath, environment: Mapping[str, str] | None = None) -> Config:
+    """The configuration in `path`. Raises `InvalidConfig`. `environment` is the process's own unless
+    given."""
+    try:
+        content = read_regular_file(path, MAX_FILE_BYTES)
+    except BadValue as error:
+        raise InvalidConfig([Fault(str(path), 1, 1, "", error.problem, None, error.expected)]) from error
+    return load_bytes(content, str(path), path.parent, environment)
+
+
+def load_bytes(
+    content: bytes, file: str, directory: FilePath, environment: Mapping[str, str] | None = None
+) -> Config:
+    """The configuration in `content`. Raises `InvalidConfig`.
+
+    `file` is the name in faults; `directory` is where relative `${file:PATH}` begin.
+    """
+    text = _decode(content, file)
+    interpolate = Interpolator(os.environ if environment is None else environment, directory)
+    try:
+        document = read_document(text, interpolate)
+    except UnreadableDocument as error:
+        raise InvalidConfig([_fault(file, error.trouble)]) from error
+    config, troubles = _judge(document)
+    if troubles:
+        # The same value may be seen through several aliases, and by a model and a rule.
+        faults = {_fault(file, trouble) for trouble in troubles}
+        order = sorted(faults, key=lambda fault: (fault.line, fault.column, fault.path, fault.message))
+        raise InvalidConfig(order[:MAX_FAULTS])
+    assert config is not None
+    return config
+
+
+def _decode(content: bytes, file: str) -> str:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        mark = _place(content[: error.start].decode("utf-8-sig"))
+        trouble = Trouble(mark, (), "is not UTF-8", f"byte 0x{content[error.start]:02x}", "UTF-8 text")
+        raise InvalidConfig([_fault(file, trouble)]) from error
+    if (match := _UNPRINTABLE.search(text)) is not None:
+        mark, value = _place(text[: match.start()]), f"U+{ord(match[0]):04X}"
+        trouble = Trouble(mark, (), "has a control character", value, "printable text")
+        raise InvalidConfig([_fault(file, trouble)])
+    return text
+
+
+def _place(before: str) -> Mark:
+    """Line and column of what follows `before`."""
+    return Mark(before.count("\n") + 1, len(before) - before.rfind("\n"))
+
+
+def _judge(document: Document) -> tuple[Config | None, list[Trouble]]:
+    troubles = list(document.troubles)
+    config = None
+    found: list[Trouble] = []
+    try:
+        config = Config.model_validate(document.data)
+    except ValidationError as error:
+        for each in error.errors(include_url=False, include_input=False)[:MAX_FAULTS]:
+            context = each.get("ctx", {})
+            found.append(_model_trouble(document, each["loc"], each["type"], context, each["msg"]))
+    for conflict in islice(find_conflicts(document), MAX_FAULTS):
+        mark = document.mark(conflict.path)
+        shown = _shown(document, conflict.path)
+        found.append(Trouble(mark, conflict.path, conflict.problem, shown, conflict.expected))
+    # A value that could not be made has its fault already.
+    return config, troubles + [trouble for trouble in found if trouble.path not in document.broken]
+
+
+def _model_trouble(
+    document: Document, loc: tuple[int | str, ...], kind: str, context: Mapping[str, Any], text: str
+) -> Trouble:
+    """What a pydantic error means to the author of the file."""
+    path: Path = loc
+    if path and path[-1] == "[key]" and path not in document.marks:
+        key = path[-2]
+        mark = document.key_marks.get(path[:-1]) or document.mark(path)
+        return Trouble(mark, path[:-1], context["problem"], quoted(str(key)), context["expected"])
+    mark = document.mark(path)
+    if kind == "extra_forbidden":
+        mark = document.key_marks.get(path) or mark
+        return Trouble(mark, path, "is not a known key", quoted(str(path[-1])), _expected_keys(path))
+    if kind == "missing":
+        return Trouble(mark, path, "is missing", None, _expected_field(path))
+    if kind == "fault":
+        shown = "(hidden)" if context["secret"] else _shown(document, path)
+        return Trouble(mark, path, context["problem"], shown, context["expected"])
+    shown = _shown(document, path)
+    if kind in ("model_type", "dict_type"):
+        return Trouble(mark, path, "is not a mapping", shown, "a mapping")
+    if kind == "tuple_type":
+        return Trouble(mark, path, "is not a list", shown, "a list")
+    if kind == "too_short":
+        return Trouble(mark, path, "is empty", shown, f"at least {context['min_length']}")
+    if kind == "too_long":
+        return Trouble(mark, path, "is too long", shown, f"at most {context['max_length']}")
+    return Trouble(mark, path, "is not valid", shown, text)
+
+
+def _shown(document: Document, path: Path) -> str | None:
+    """The value at `path` as people may see it: as it was written, if interpolation made it."""
+    value = document.get(path)
+    if path in document.sources:
+        return quoted(document.sources[path])
+    if path in _SECRET_PATHS and isinstance(value, str):
+        return "(hidden)"
+    if isinstance(value, Plain) and _BARE.fullmatch(value):
+        return printable(value[:60])
+    if isinstance(value, str):
+        return quoted(value)
+    if value is None:
+        return "nothing" if path in document.marks else None
+    return "a mapping" if isinstance(value, dict) else "a list"
+
+
+def _fault(file: str, trouble: Trouble) -> Fault:
+    mark = trouble.mark
+    path = path_text(trouble.path)
+    return Fault(file, mark.line, mark.column, path, trouble.message, trouble.value, trouble.expected)
+
+
+# --- What the schema says about a path
+
+
+def _expected_keys(path: Path) -> str:
+    model = model_at(path[:-1])
+    known = sorted(model.model_fields) if model is not None else []
+    return f"one of {', '.join(known)}{did_you_mean(str(path[-1]), known)}"
+
+
+def _expected_field(path: Path) -> str:
+    model = model_at(path[:-1])
+    field = model.model_fields.get(str(path[-1])) if model is not None else None
+    for note in field.metadata if field is not None else ():
+        if isinstance(note, Kind):
+            return note.expected
+    is_list = field is not None and get_origin(field.annotation) is tuple
+    return "a list" if is_list else "a mapping"
+
+
+def model_at(path: Path) -> type[BaseModel] | None:
+    """The model of the mapping at `path`; `None` where the schema has none."""
+    model: type[BaseModel] | None = Config
+    for part in path:
+        if isinstance(part, str):
+            field = model.model_fields.get(part) if model is not None else None
+            model = _model_in(field.annotation) if field is not None else None
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation if issubclass(annotation, BaseModel) else None
+    return next((model for each in get_args(annotation) if (model := _model_in(each)) is not None), None)

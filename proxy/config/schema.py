@@ -1,0 +1,238 @@
+"""The models of the configuration file: every key, with its unit, its default and what its extremes do.
+
+The text under each key is its description in the JSON Schema that `homeport schema` prints. Unknown keys
+are errors, scalars are read by the `kinds` alone, and what concerns more than one key of a model is in
+`checks`. Defaults are written as a user would write them and read by the same parsers; they equal those of
+`proxy.snapshot`, which a test compares. Times are durations (`250ms 30s 5m 1h`), sizes `64KiB 1MiB 2GiB
+10MB 512B` or whole bytes.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from proxy.config.kinds import (
+    Address,
+    Balancer,
+    Bind,
+    Count,
+    Duration,
+    Flag,
+    Name,
+    Network,
+    Secret,
+    Sink,
+    Size,
+    Upgrade,
+    Weight,
+    Workers,
+    integer,
+    size,
+)
+from proxy.config.route_schema import Route
+from proxy.config.section import Section, written
+
+_KIB = 1024
+_MIB = 1024 * 1024
+# Each is a socket in every process; nobody needs as many.
+MAX_LISTENERS = 256
+
+
+class Listener(Section):
+    """A socket that takes connections."""
+
+    name: Name = ""
+    """Name for routes, logs and metrics. Default `listener-1` and so on, by position."""
+    bind: Bind
+    """Where to listen: `127.0.0.1:8080`, `[::1]:8080`, `unix:/path`; `0.0.0.0:8080` or `[::]:8080` for all
+    interfaces. Port 0 takes a free one. Required."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Networks (CIDR) whose X-Forwarded-*, Forwarded and X-Real-IP are believed; `unix` trusts the peers
+    of a Unix socket. Default none: these fields are replaced. `0.0.0.0/0` believes everybody, who can then
+    pose as anybody."""
+    proxy_protocol: Flag = False
+    """Each connection must begin with a PROXY protocol header, v1 or v2. Default false: such a header is a
+    bad request. Switch it on only where nobody but the load balancer in front can connect."""
+
+
+class Admin(Section):
+    """The admin API: health, metrics, status."""
+
+    bind: Bind = written("127.0.0.1:9901")
+    """Where the admin API listens, as for a listener. Default `127.0.0.1:9901`."""
+    token: Secret | None = Field(default=None, repr=False)
+    """Secret that callers send as `Authorization: Bearer TOKEN`; 1 to 1024 visible ASCII characters, best
+    from `${file:PATH}` or `${ENV_VAR}`. Default none, which only a loopback address or a Unix socket may
+    have."""
+
+
+class Endpoint(Section):
+    """One address of a cluster."""
+
+    address: Address
+    """`host:port`, `10.0.0.1:9000`, `[::1]:9000` or `unix:/path`. A name is resolved again at
+    `dns.refresh`, and each of its addresses becomes an endpoint. Required."""
+    weight: Weight = 1
+    """Share of traffic relative to the other endpoints, 1 to 65535; used by `weighted_round_robin`.
+    Default 1."""
+    max_connections: Count = 0
+    """Requests in flight at once; more go to other endpoints or get 503. Default 0 = no limit."""
+    zone: Name = ""
+    """Where the endpoint is, for people and metrics. Default none."""
+    tags: tuple[Name, ...] = ()
+    """Words that describe the endpoint. Default none."""
+
+
+class ClusterTimeouts(Section):
+    """How long an endpoint may take."""
+
+    connect: Duration = written("5s")
+    """From the attempt to the established connection; then 504. Default 5s; 0 = as long as the kernel
+    tries."""
+    response: Duration = written("300s")
+    """From the last byte of the request to the first byte of the answer; then 504. Default 300s; 0 = no
+    limit."""
+    idle: Duration = written("60s")
+    """Between two bytes of an answer or of a tunnel, while the client takes them; then the exchange is cut.
+    Default 60s; 0 = no limit."""
+    total: Duration = written("0")
+    """From the request's head to the end of the answer; does not count for tunnels. Default 0 = no limit."""
+
+
+class Pool(Section):
+    """Connections kept open to each endpoint between requests."""
+
+    max_idle: Count = 128
+    """Idle connections kept per endpoint and worker. Default 128; 0 = a fresh connection for every
+    request."""
+    idle_timeout: Duration = written("30s")
+    """Time unused after which a connection is closed; keep it below the endpoint's own. Default 30s; 0 =
+    never."""
+    max_requests: Count = 0
+    """Requests after which a connection is closed. Default 0 = no limit."""
+
+
+class Dns(Section):
+    """How endpoints with a host name are found."""
+
+    refresh: Duration = written("30s")
+    """Time between two resolutions of a name. Default 30s; 0 = only at the start and at a reload. While a
+    name cannot be resolved its last addresses stay."""
+
+
+class Cluster(Section):
+    """A group of interchangeable endpoints."""
+
+    name: Name
+    """Name for routes, logs and metrics. Required."""
+    balancer: Balancer = "round_robin"
+    """How an endpoint is picked: `round_robin`, `weighted_round_robin` (smooth, by `weight`),
+    `least_connections` (fewest requests in flight) or `random`. Default `round_robin`."""
+    endpoints: tuple[Endpoint, ...] = ()
+    """The endpoints; at most 1024 in all clusters. Default none: requests get 503."""
+    timeouts: ClusterTimeouts = Field(default_factory=ClusterTimeouts)
+    """How long an endpoint may take. Default: as each key says."""
+    pool: Pool = Field(default_factory=Pool)
+    """Connections kept open between requests. Default: as each key says."""
+    dns: Dns = Field(default_factory=Dns)
+    """How host names are resolved. Default: as each key says."""
+
+
+class Timeouts(Section):
+    """How long a client may take."""
+
+    header: Duration = written("10s")
+    """From the first byte of a request (or the accept) to the end of its head, however slowly it drips;
+    then 408. Default 10s; 0 = no limit."""
+    body: Duration = written("60s")
+    """Between two bytes of a request's body; then 408. Default 60s; 0 = no limit."""
+    keep_alive: Duration = written("75s")
+    """Between two requests of a connection; then it is closed. Default 75s; 0 = no limit."""
+    write: Duration = written("60s")
+    """Without the client taking a byte of the answer that waits for it; then it is cut. Default 60s; 0 =
+    no limit."""
+
+
+class Limits(Section):
+    """What one client, and all of them, may use up."""
+
+    request_line_bytes: Annotated[int, size(256, _MIB)] = written("8KiB")
+    """Method, target and version, 256B to 1MiB; beyond it 414. Default 8KiB."""
+    header_bytes: Annotated[int, size(_KIB, 16 * _MIB)] = written("32KiB")
+    """The whole head of a request, or of an answer, 1KiB to 16MiB; beyond it 431 (502). Default 32KiB."""
+    header_count: Annotated[int, integer(1, 10_000)] = 100
+    """Fields in a head, 1 to 10000; beyond it 431 (502). Default 100."""
+    body_bytes: Size = written("0")
+    """Body of a request; beyond it 413. Default 0 = no limit."""
+    connections: Count = 0
+    """Client connections at once. Default 0 = as many as the descriptor limit allows when each needs one
+    to an endpoint."""
+    connections_per_client: Count = 0
+    """Client connections at once from one address. Default 0 = no limit."""
+    requests_per_connection: Count = 0
+    """Requests after which a client connection is closed. Default 0 = no limit; 1 = no keep-alive."""
+    pipelined_requests: Annotated[int, integer(1, 10_000)] = 32
+    """Requests of one connection answered in one turn before other connections get theirs, 1 to 10000.
+    Default 32."""
+    pipelined_bytes: Annotated[int, size(_KIB, 16 * _MIB)] = written("64KiB")
+    """Bytes kept of requests that arrived before the current one is answered, 1KiB to 16MiB; beyond it
+    reading pauses. Default 64KiB."""
+    buffered_bytes: Size = written("256MiB")
+    """Bytes that wait in one process for slow readers; beyond it the worst are cut first. Default 256MiB;
+    0 = no limit."""
+    min_rate: Size = written("1KiB")
+    """Slowest average rate, in bytes a second, of a request's head and body, and of a reader that has
+    bytes waiting. Default 1KiB; 0 = no limit."""
+    min_rate_grace: Duration = written("30s")
+    """Time before that rate is asked for. Default 30s; 0 = from the first byte."""
+
+
+class AccessLog(Section):
+    """The access log: a JSON object for each exchange."""
+
+    sink: Sink = "off"
+    """`off`, `stdout`, or the absolute path of a file, which is reopened on SIGUSR1. Default `off`."""
+
+
+class Config(Section):
+    """The configuration of Homeport."""
+
+    listeners: tuple[Listener, ...] = Field(min_length=1, max_length=MAX_LISTENERS)
+    """Sockets that take connections, 1 to 256. Required."""
+    admin: Admin = Field(default_factory=Admin)
+    """The admin API. Default: as each key says."""
+    workers: Workers = written("auto")
+    """Processes that carry traffic: `auto` or 1 to 1024. Default `auto`. This version runs one process
+    whatever the number; the key is there so that a file need not change later."""
+    drain_timeout: Duration = written("30s")
+    """How long a stop waits for exchanges in flight. Default 30s; 0 = they are cut at once."""
+    clusters: tuple[Cluster, ...] = ()
+    """Groups of endpoints. Default none; a file needs at least one cluster or route."""
+    routes: tuple[Route, ...] = ()
+    """What happens to requests, the most specific match first. Default none: every request gets 404."""
+    timeouts: Timeouts = Field(default_factory=Timeouts)
+    """How long a client may take. Default: as each key says."""
+    limits: Limits = Field(default_factory=Limits)
+    """What one client, and all of them, may use up. Default: as each key says."""
+    upgrades: tuple[Upgrade, ...] = ("websocket",)
+    """Protocols of `Upgrade` that are relayed as tunnels; any other is left out and the request goes on
+    without. Default `[websocket]`; `[]` = none."""
+    access_log: AccessLog = Field(default_factory=AccessLog)
+    """The access log. Default: as each key says."""
+
+
+def config_json_schema() -> dict[str, Any]:
+    """The JSON Schema of the file, for editors. Values may hold `${…}`, which only loading can judge."""
+    schema = Config.model_json_schema()
+    for model in (schema, *schema["$defs"].values()):
+        for prop in model.get("properties", {}).values():
+            # "" and null mean "not given" inside; in a file they are faults.
+            if prop.get("default") in ("", None):
+                prop.pop("default", None)
+            variants = [each for each in prop.get("anyOf", ()) if each != {"type": "null"}]
+            if len(variants) == 1:
+                del prop["anyOf"]
+                prop.update(variants[0])
+    actions = [{"required": [name]} for name in ("cluster", "split", "respond", "redirect")]
+    schema["$defs"]["Route"]["oneOf"] = actions
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
