@@ -78,7 +78,10 @@ def live_view(progress: Progress, duration_s: float) -> RenderableType:
     )
     elapsed = min(progress.elapsed_s, duration_s)
     bar = Table.grid(padding=(0, 1))
-    bar.add_row(ProgressBar(duration_s, elapsed, width=_BAR_WIDTH), f"{elapsed:.0f} of {duration_s:g} s")
+    bar.add_row(
+        ProgressBar(duration_s, elapsed, width=_BAR_WIDTH, complete_style="cyan"),
+        f"{elapsed:.0f} of {duration_s:g} s",
+    )
     return Group("", bar, numbers, _endpoint_bars(progress.endpoints))
 
 
@@ -90,7 +93,12 @@ def _endpoint_bars(endpoints: dict[str, int]) -> Table:
     for _ in range(2):
         table.add_column(justify="right")
     for name, count in endpoints.items():
-        table.add_row(name, ProgressBar(total, count, width=_BAR_WIDTH), _count(count), _share(count, total))
+        table.add_row(
+            name,
+            ProgressBar(total, count, width=_BAR_WIDTH, complete_style="green"),
+            _count(count),
+            _share(count, total),
+        )
     return table
 
 

@@ -32,8 +32,10 @@ MAX_DURATION_S = 86_400.0
 SERVICES = ("data-1", "data-2", "data-3")
 
 _HOST = "127.0.0.1"
-_START_S = 20.0
-"""For a service to print its address, and for the proxy to be ready; a cold start takes one or two."""
+_LISTEN_S = 20.0
+"""For a service to print its address; a cold start takes one or two."""
+_READY_S = 20.0
+"""For the proxy to be ready; likewise."""
 _POLL_S = 0.05
 _STOP_S = 8.0
 """Longer than a service's own five seconds for requests under way."""
@@ -133,13 +135,13 @@ class _Demo:
     async def _start_proxy(self, scene: Scene, stack: AsyncExitStack) -> Child:
         child = await start_child("proxy", [sys.executable, "-m", "proxy", "run", "-c", scene.config_path])
         stack.push_async_callback(child.stop, _STOP_S)
-        until = self._clock.monotonic() + _START_S
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_START_S)) as session:
+        until = self._clock.monotonic() + _READY_S
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_READY_S)) as session:
             while not await _is_ready(session, f"{scene.admin_url}/readyz"):
                 if child.has_ended:
                     raise child.ended_failure()
                 if self._clock.monotonic() >= until:
-                    raise child.failure(f"was not ready within {_START_S:.0f} s")
+                    raise child.failure(f"was not ready within {_READY_S:g} s")
                 await self._clock.sleep(_POLL_S)
         return child
 
@@ -198,13 +200,13 @@ async def _announced_address(service: Child) -> str:
     """The `host:port` that a sample service prints once it listens."""
     assert service.stdout is not None
     try:
-        async with asyncio.timeout(_START_S):
+        async with asyncio.timeout(_LISTEN_S):
             line = await service.stdout.readline()
             if not line:
                 await service.wait()
                 raise service.ended_failure()
     except TimeoutError:
-        raise service.failure(f"did not listen within {_START_S:.0f} s") from None
+        raise service.failure(f"did not listen within {_LISTEN_S:g} s") from None
     announced = orjson.loads(line)
     return f"{announced['host']}:{announced['port']}"
 

@@ -34,6 +34,7 @@ _MAX_DATASET_CHARS = 128
 _UPLOAD_CHUNK_BYTES = 1 << 16
 # Long enough for the demo's own requests; a service is not worth waiting longer for.
 _SHUTDOWN_S = 5.0
+_POLL_S = 0.01
 
 _NAME = web.AppKey("name", str)
 _CLOCK = web.AppKey("clock", Clock)
@@ -128,7 +129,8 @@ async def serve(name: str, host: str, port: int) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    runner = web.AppRunner(make_app(name, SystemClock()), access_log=None, shutdown_timeout=_SHUTDOWN_S)
+    clock = SystemClock()
+    runner = web.AppRunner(make_app(name, clock), access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
@@ -137,7 +139,20 @@ async def serve(name: str, host: str, port: int) -> None:
         print(orjson.dumps(line).decode(), flush=True)
         await stopped.wait()
     finally:
-        await runner.cleanup()
+        await _finish(runner, clock)
+
+
+async def _finish(runner: web.AppRunner, clock: Clock) -> None:
+    """Wait for requests under way and until what they wrote is sent, five seconds at most for each.
+
+    The cleanup of aiohttp waits for handlers alone; the loop's end would cut what is left in write buffers.
+    """
+    connections = runner.server.connections if runner.server else []
+    transports = [connection.transport for connection in connections if connection.transport]
+    await runner.cleanup()
+    until = clock.monotonic() + _SHUTDOWN_S
+    while clock.monotonic() < until and any(transport.get_write_buffer_size() for transport in transports):
+        await clock.sleep(_POLL_S)
 
 
 def main() -> int:
