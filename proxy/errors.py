@@ -99,6 +99,11 @@ class DownstreamError(ExchangeError):
 class RoutingError(ExchangeError):
     """Nobody's fault but there is nowhere to send the request."""
 
+    def __init__(self, reason: Reason, allow: bytes = b"") -> None:
+        super().__init__(reason)
+        self.allow = allow
+        """Value of the Allow field of a 405; empty otherwise."""
+
 
 class UpstreamError(ExchangeError):
     """The endpoint's fault."""

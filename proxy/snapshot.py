@@ -38,7 +38,10 @@ class UpstreamTimeouts:
     response_s: float = 300.0
     """From the last byte of the request to the first byte of the answer; then 504."""
     idle_s: float = 60.0
-    """Between two bytes of an answer or of a tunnel, while the client takes them; then the exchange is cut."""
+    """Between two bytes of an answer while the client takes them, or until the endpoint takes more of an upload; then
+    the exchange is cut."""
+    tunnel_s: float = 3600.0
+    """Without a byte in either direction of a tunnel (WebSocket); then it is closed."""
     total_s: float = 0.0
     """From the request's head to the end of the answer. 0 = no limit. Does not count for tunnels."""
 

@@ -30,7 +30,7 @@ from random import Random
 
 from proxy.errors import Reason
 from proxy.policy.rewrite import PathRewrite, Redirect, bare_prefix, compile_edits, compile_host
-from proxy.snapshot import HeaderEdits, MatchSpec, RedirectSpec, RespondSpec, RouteSpec, SplitSpec
+from proxy.snapshot import HeaderEdits, MatchSpec, RedirectSpec, RespondSpec, RewriteSpec, RouteSpec, SplitSpec
 
 Field = Callable[[bytes], bytes | None]
 """Value of the request's field by its lower-case name, several joined by `, ` (RFC 9110 5.3); or `None`."""
@@ -48,6 +48,7 @@ class CompiledRoute:
         "fields",
         "host",
         "index",
+        "is_plain",
         "match",
         "methods",
         "name",
@@ -71,6 +72,8 @@ class CompiledRoute:
         """Host for the endpoint; empty = the client's."""
         self.request_edits = compile_edits(rewrite.request_headers)
         self.response_edits = compile_edits(rewrite.response_headers)
+        self.is_plain = rewrite == RewriteSpec()
+        """Nothing changes on the way: targets, fields and Host pass as they are."""
         answer = spec.action.headers if isinstance(spec.action, RespondSpec) else ()
         self.respond_fields = compile_edits(HeaderEdits(set=answer)).added
         """Lines of a fixed response, as in `FieldEdits.added`."""

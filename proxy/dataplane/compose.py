@@ -1,0 +1,79 @@
+"""Heads as they go out: framed and identified anew from their parsed form, everything else as it came.
+
+Framing fields are never passed through, fields that end at this hop are gone already, and ours come after whatever
+the sender's Connection field could name.
+"""
+
+from proxy.dataplane.forwarding import VIA_LINE
+from proxy.dataplane.headers import HEAD_END, ReplyHead, RequestHead, drop_fields
+from proxy.policy.route import CompiledRoute
+
+_CLOSE_END = VIA_LINE + b"\r\nConnection: close" + HEAD_END
+_KEEP_ALIVE_END = VIA_LINE + b"\r\nConnection: keep-alive" + HEAD_END
+_PLAIN_END = VIA_LINE + HEAD_END
+
+
+def compose_request(
+    head: RequestHead, route: CompiledRoute, *, identity: bytes, request_id: bytes, local_authority: bytes
+) -> bytes:
+    """The head for the endpoint. `identity` are the lines of `forwarding`; `local_authority` stands in for a Host
+    that an HTTP/1.0 client left out."""
+    kept = head.kept
+    target = head.target
+    if head.authority or not head.host:
+        kept = [b"\r\nHost: " + (head.host or local_authority), *kept]
+    if not route.is_plain:
+        target, kept = _rewrite_request(head, route, kept)
+    parts = [head.method, b" ", target, b" HTTP/1.1", *kept]
+    if head.chunked:
+        parts.append(b"\r\nTransfer-Encoding: chunked")
+    elif head.length >= 0:
+        parts.append(b"\r\nContent-Length: %d" % head.length)
+    if head.expect:
+        parts.append(b"\r\nExpect: 100-continue")
+    if head.upgrade:
+        parts.append(b"\r\nConnection: Upgrade\r\nUpgrade: " + head.upgrade)
+    parts += (identity, b"\r\nX-Request-Id: ", request_id, HEAD_END)
+    return b"".join(parts)
+
+
+def _rewrite_request(head: RequestHead, route: CompiledRoute, kept: list[bytes]) -> tuple[bytes, list[bytes]]:
+    target = head.target if head.path == b"*" else route.rewrite_target(head.path, head.query)
+    edits = route.request_edits
+    removed = edits.removed | {b"host"} if route.host else edits.removed
+    if removed:
+        kept = [drop_fields(piece, removed) for piece in kept]
+    if route.host:
+        kept = [b"\r\nHost: " + route.host, *kept]
+    return target, [*kept, edits.added]
+
+
+def compose_reply(
+    head: ReplyHead, route: CompiledRoute, *, framing: bytes, date_line: bytes, minor: int, keep_alive: bool
+) -> list[bytes]:
+    """The head for a client of HTTP/1.`minor`, in pieces. `framing` is the line that says how the body is framed;
+    `date_line` is added when the endpoint sent no Date (RFC 9110 6.6.1)."""
+    parts = [b"HTTP/1.1 %d %b" % (head.status, head.reason), *head.kept, framing]
+    if not route.is_plain:
+        edits = route.response_edits
+        if edits.removed:
+            parts[1:-1] = [drop_fields(piece, edits.removed) for piece in head.kept]
+        parts.append(edits.added)
+    if not head.has_date:
+        parts.append(date_line)
+    if not keep_alive:
+        parts.append(_CLOSE_END)
+    else:
+        parts.append(_PLAIN_END if minor else _KEEP_ALIVE_END)
+    return parts
+
+
+def compose_interim(head: ReplyHead) -> bytes:
+    """A 1xx, passed on as it came but for the fields that end here."""
+    return b"".join((b"HTTP/1.1 %d %b" % (head.status, head.reason), *head.kept, HEAD_END))
+
+
+def compose_switch(head: ReplyHead) -> bytes:
+    """A 101 to our own Upgrade (RFC 9110 7.8)."""
+    upgrade = b"\r\nConnection: Upgrade\r\nUpgrade: " + head.upgrade
+    return b"".join((b"HTTP/1.1 101 ", head.reason, *head.kept, upgrade, VIA_LINE, HEAD_END))

@@ -1,0 +1,539 @@
+"""One client connection: finds the heads in its bytes, keeps exchanges in order, and closes with care.
+
+    phase      the next bytes are
+    ---------  ------------------------------------------------------------------------------------
+    PREFACE    a PROXY protocol header
+    HEAD       a request's head, or the rest of one
+    BUSY       the body of the request in progress, or later requests, which wait unparsed
+    IDLE       a request's head, any time
+    LINGERING  thrown away: an answer was sent before the request was read to its end
+    CLOSED     none
+
+One head is parsed at a time; what was pipelined behind it waits as bytes, up to a limit, and reading pauses beyond.
+After an answer that left part of the request unread, the connection lingers: closing it at once would make the kernel
+send a reset, which can destroy the answer in the client's buffers (RFC 9112 9.6).
+"""
+
+import asyncio
+import fcntl
+import logging
+import struct
+import termios
+from enum import Enum
+from typing import TYPE_CHECKING, cast
+
+from proxy.dataplane.exchange import Exchange
+from proxy.dataplane.forwarding import TrustedProxies, extended_lines, identity_lines
+from proxy.dataplane.headers import HEAD_END, RequestHead, check_partial_request, parse_request
+from proxy.dataplane.relay import Relay
+from proxy.dataplane.responses import refusal_body, render
+from proxy.errors import DownstreamError, Reason
+from proxy.policy.proxy_protocol import parse as parse_proxy_header
+from proxy.snapshot import Limits
+
+if TYPE_CHECKING:
+    from proxy.dataplane.listener import Listener
+    from proxy.dataplane.plane import Plane
+
+_log = logging.getLogger(__name__)
+
+
+class Phase(Enum):
+    """What the next bytes of a client are; see the module's table."""
+
+    PREFACE = "preface"
+    HEAD = "head"
+    BUSY = "busy"
+    IDLE = "idle"
+    LINGERING = "lingering"
+    CLOSED = "closed"
+
+
+_PREFACE = Phase.PREFACE
+_HEAD = Phase.HEAD
+_BUSY = Phase.BUSY
+_IDLE = Phase.IDLE
+_LINGERING = Phase.LINGERING
+_CLOSED = Phase.CLOSED
+
+# Seconds that a client is given to read an answer it did not wait for (nginx's lingering_timeout is 5).
+LINGER_S = 5.0
+# Seconds between two looks at a client that does not read.
+STALL_CHECK_S = 1.0
+# A client that sent FIN is first asked whether it is still there after this many seconds, then half as often each time.
+FIRST_PROBE_S = 1.0
+
+
+class _Stall:
+    """How a client takes what waits for it, from the moment it could not take it at once."""
+
+    __slots__ = ("_began", "_first", "_last", "_progress_at")
+
+    def __init__(self, now: float, waiting: int) -> None:
+        self._began = self._progress_at = now
+        self._first = self._last = waiting
+
+    def is_hopeless(self, waiting: int, timeout_s: float, limits: Limits, *, now: float) -> bool:
+        """Whether nothing was taken for `timeout_s` (0 = no limit), or less than the minimum rate asks for."""
+        if waiting < self._last:
+            self._last = waiting
+            self._progress_at = now
+        elapsed = now - self._began
+        too_slow = self._first - waiting < limits.min_rate_bytes_per_s * elapsed
+        return (0.0 < timeout_s <= now - self._progress_at) or (elapsed > limits.min_rate_grace_s and too_slow)
+
+
+class Downstream(asyncio.Protocol):
+    """A connection from a client."""
+
+    __slots__ = (
+        "_buffer", "_host", "_host_key", "_identity", "_identity_host", "_is_reading_heads", "_is_trusted",
+        "_plane", "_probe_at", "_probe_gap_s", "_requests", "_stall", "_transport", "deadline", "deadline_reason",
+        "idle_since", "is_blocked", "is_half_closed", "is_paused", "listener", "local_authority", "peer", "peer_key",
+        "phase", "relay", "total_deadline",
+    )  # fmt: skip
+
+    _transport: asyncio.Transport
+
+    def __init__(self, plane: "Plane", listener: "Listener", peer: str, local_authority: bytes) -> None:
+        self._plane = plane
+        self.listener = listener
+        self.peer = peer
+        """IP literal of the client; empty on a Unix socket."""
+        self.peer_key = peer
+        """What the connection counts under in the limit per client."""
+        self.local_authority = local_authority
+        """Our own address, as a Host for clients that send none."""
+        self.relay: Relay | None = None
+        """Who takes the client's bytes now: an exchange or its tunnel."""
+        self.phase = _PREFACE if listener.spec.proxy_protocol else _HEAD
+        self._buffer = b""
+        """Bytes that came and were not parsed yet."""
+        self._requests = 0
+        self._is_reading_heads = False
+        self.is_blocked = False
+        """The client does not take what was written."""
+        self.is_paused = False
+        self.is_half_closed = False
+        self.idle_since = 0.0
+        timeout = plane.table.timeouts.header_s
+        self.deadline = plane.monotonic() + timeout if timeout else 0.0
+        """When `deadline_reason` ends what is going on; 0 = never."""
+        self.deadline_reason = Reason.HEADER_TIMEOUT
+        self.total_deadline = 0.0
+        self._is_trusted = listener.trusted.is_trusted(peer)
+        self._identity = b""
+        self._identity_host: bytes | None = None
+        self._host: bytes | None = None
+        self._host_key = ""
+        self._stall: _Stall | None = None
+        self._probe_at = 0.0
+        self._probe_gap_s = FIRST_PROBE_S
+
+    def __repr__(self) -> str:
+        return f"Downstream({self.peer!r}, {self.phase.value}, {len(self._buffer)} bytes, {self.relay!r})"
+
+    @property
+    def scheme(self) -> bytes:
+        """`http` or `https`, as the client used it."""
+        return b"http"
+
+    @property
+    def must_close(self) -> bool:
+        """Whether this connection takes no further request."""
+        limit = self._plane.table.limits.requests_per_connection
+        return self._plane.is_draining or (limit > 0 and self._requests >= limit)
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes held for this connection's peers."""
+        if self.phase is _CLOSED:
+            return 0
+        return self._transport.get_write_buffer_size() + len(self._buffer)
+
+    # ------------------------------------------------------------------ the connection's events
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        # Write at once, and report as soon as the kernel takes no more: nothing is kept here beyond one piece.
+        self._transport.set_write_buffer_limits(high=0)
+        self._plane.active[self] = None
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            phase = self.phase
+            if phase is _IDLE:
+                self._wake()
+                self._read_heads(data)
+            elif phase is _BUSY:
+                relay = self.relay
+                if relay is not None and relay.is_receiving:
+                    relay.on_request_data(data)
+                else:
+                    self.hold(data)
+            elif phase is _HEAD:
+                self._read_heads(self._buffer + data if self._buffer else data)
+            elif phase is _PREFACE:
+                self._read_preface(self._buffer + data)
+        except Exception:
+            _log.exception("internal error on %r", self)
+            self.abort(Reason.INTERNAL)
+
+    def eof_received(self) -> bool:
+        if self.phase is not _BUSY:
+            self.close()
+            return False
+        if self.relay is not None and self.relay.is_receiving:
+            return self.relay.on_client_eof()
+        self.is_half_closed = True
+        self._probe_at = self._plane.monotonic() + FIRST_PROBE_S
+        self._plane.unwatched[self] = None
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._forget()
+        if self.relay is not None:
+            self.relay.on_client_gone()
+        self.listener.on_closed(self)
+
+    def pause_writing(self) -> None:
+        self.is_blocked = True
+        plane = self._plane
+        plane.blocked[self] = None
+        if self.relay is not None:
+            self.relay.on_downstream_blocked()
+        self._stall = None
+        self.set_deadline(plane.monotonic() + STALL_CHECK_S, Reason.SLOW_CLIENT)
+
+    def resume_writing(self) -> None:
+        self.is_blocked = False
+        self._plane.blocked.pop(self, None)
+        if self.relay is not None:
+            self.relay.on_downstream_writable()
+
+    # ------------------------------------------------------------------ what relays ask for
+
+    def write(self, data: bytes) -> None:
+        if self.phase is not _CLOSED:
+            self._transport.write(data)
+
+    def write_eof(self) -> None:
+        if self.phase is not _CLOSED:
+            self._transport.write_eof()
+
+    def pause(self) -> None:
+        """Stop reading until `resume`."""
+        if not self.is_paused and self.phase is not _CLOSED:
+            self.is_paused = True
+            self._plane.unwatched[self] = None
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.is_paused and self.phase is not _CLOSED:
+            self.is_paused = False
+            if not self.is_half_closed:
+                self._plane.unwatched.pop(self, None)
+            self._transport.resume_reading()
+
+    def set_deadline(self, at: float, reason: Reason) -> None:
+        """Let `reason` end what is going on at `at` (monotonic seconds; 0 = never)."""
+        self.deadline = at
+        self.deadline_reason = reason
+
+    def hold(self, data: bytes) -> None:
+        """Keep bytes that belong to later requests; beyond the limit reading pauses."""
+        self._buffer = self._buffer + data if self._buffer else data
+        if len(self._buffer) > self._plane.table.limits.pipelined_bytes:
+            self.pause()
+
+    def release_held(self) -> bytes:
+        """Hand out the bytes that were held: they belong to a tunnel."""
+        data = self._buffer
+        self._buffer = b""
+        self.resume()
+        return data
+
+    def host_key(self, host: bytes) -> str:
+        """`host` in lower case without its port, as routes match it."""
+        if host is not self._host and host != self._host:
+            self._host = host
+            name = host.decode("latin-1").lower()
+            self._host_key = name[: name.rfind("]") + 1] if name.startswith("[") else name.partition(":")[0]
+        return self._host_key
+
+    def identity_lines(self, head: RequestHead) -> bytes:
+        """The lines that tell the endpoint who the client is."""
+        if head.forwarded is not None and self._is_trusted:
+            return extended_lines(head.forwarded, self.peer, head.host, self.scheme)
+        if head.host != self._identity_host:
+            self._identity_host = head.host
+            self._identity = identity_lines(self.peer, head.host, self.scheme)
+        return self._identity
+
+    def on_exchange_end(self, *, keep_alive: bool, cut: bool, unread: bool) -> None:
+        """The exchange is over: read the next request, or close. `unread` = part of its request was not read."""
+        self.relay = None
+        self.total_deadline = 0.0
+        if self.phase is _CLOSED:
+            return
+        if cut:
+            self._transport.abort()
+            self._forget()
+        elif not keep_alive:
+            self._close_after_answer(unread=unread)
+        elif not self._is_reading_heads:
+            self._continue()
+
+    # ------------------------------------------------------------------ heads
+
+    def _wake(self) -> None:
+        plane = self._plane
+        del plane.idle[self]
+        plane.active[self] = None
+        self.phase = _HEAD
+
+    def _continue(self) -> None:
+        """Read on with what is held; idle if that is nothing."""
+        if self.phase is _CLOSED or self.relay is not None:
+            return
+        data = self._buffer
+        if data:
+            self._buffer = b""
+            self.phase = _HEAD
+            self.resume()
+            self._read_heads(data)
+        elif self.is_half_closed:
+            self.close()
+        else:
+            self._go_idle()
+
+    def _go_idle(self) -> None:
+        plane = self._plane
+        self.resume()
+        self.phase = _IDLE
+        self.idle_since = plane.monotonic()
+        self.deadline = 0.0
+        del plane.active[self]
+        plane.idle[self] = None
+
+    def _read_heads(self, data: bytes) -> None:
+        """Serve the requests in `data` up to one that is not answered at once, or not all here."""
+        table = self._plane.table
+        turns = table.limits.pipelined_requests
+        self._buffer = b""
+        self._is_reading_heads = True
+        try:
+            while True:
+                end = data.find(HEAD_END) + len(HEAD_END)
+                if end < len(HEAD_END) or data[0] in b"\r\n":
+                    data = self._skip_empty_lines(data)
+                    end = data.find(HEAD_END) + len(HEAD_END)
+                    if end < len(HEAD_END):
+                        self._await_head(data)
+                        return
+                exchange = self._open(data[:end])
+                exchange.begin(data[end:])
+                if self.relay is not None or self.phase is not _BUSY:
+                    return
+                turns -= 1
+                if not turns:
+                    # Other connections first. Bytes that come meanwhile are held: the phase is BUSY.
+                    self._plane.loop.call_soon(self._continue)
+                    return
+                data = self._buffer
+                self._buffer = b""
+                if not data:
+                    break
+        except DownstreamError as error:
+            self._refuse(error.reason, data)
+            return
+        finally:
+            self._is_reading_heads = False
+        self._continue()
+
+    def _open(self, raw: bytes) -> Exchange:
+        """Make an exchange of a whole head. Raises `DownstreamError`."""
+        plane = self._plane
+        table = plane.table
+        limits = table.limits
+        if len(raw) > limits.request_line_bytes:
+            self._check_size(raw)
+        head = parse_request(raw, limits.header_count, table.upgrades)
+        self._requests += 1
+        self.phase = _BUSY
+        self.deadline = 0.0
+        exchange = Exchange(self, plane, head, plane.monotonic())
+        self.relay = exchange
+        return exchange
+
+    def _check_size(self, data: bytes) -> None:
+        """Raise `DownstreamError` when a head, or the beginning of one, is over a limit."""
+        limits = self._plane.table.limits
+        line_end = data.find(b"\r\n")
+        if (line_end if line_end >= 0 else len(data)) > limits.request_line_bytes:
+            raise DownstreamError(Reason.TARGET_TOO_LONG)
+        if len(data) > limits.header_bytes:
+            raise DownstreamError(Reason.HEADER_TOO_LARGE)
+        if data.count(b"\n") - 2 > limits.header_count:
+            raise DownstreamError(Reason.HEADER_TOO_LARGE)
+
+    def _skip_empty_lines(self, data: bytes) -> bytes:
+        """An empty line before a request is passed over (RFC 9112 2.2); a stream of them is no request."""
+        if len(data) > 8 and not data[:8].strip(b"\r\n"):
+            raise DownstreamError(Reason.BAD_REQUEST_LINE)
+        while data.startswith(b"\r\n"):
+            data = data[2:]
+        return data
+
+    def _await_head(self, data: bytes) -> None:
+        """Wait for the rest of a head, unless it can no longer become one."""
+        self._check_size(data)
+        check_partial_request(data)
+        if self.is_half_closed:
+            self.close()
+            return
+        if not self.deadline or self.deadline_reason is not Reason.HEADER_TIMEOUT:
+            timeout = self._plane.table.timeouts.header_s
+            self.set_deadline(self._plane.monotonic() + timeout if timeout else 0.0, Reason.HEADER_TIMEOUT)
+        self.phase = _HEAD
+        self._buffer = data
+
+    def _read_preface(self, data: bytes) -> None:
+        """Take the client's address from a PROXY protocol header."""
+        try:
+            header = parse_proxy_header(data)
+        except DownstreamError as error:
+            # Whoever speaks no PROXY protocol here gets no answer: it could be anything.
+            self.abort(error.reason)
+            return
+        if header is None:
+            self._buffer = data
+            return
+        self._buffer = b""
+        self.phase = _HEAD
+        if header.source is not None:
+            self.peer = header.source
+            self._is_trusted = self.listener.trusted.is_trusted(header.source)
+        rest = data[header.consumed :]
+        if rest:
+            self._read_heads(rest)
+
+    def _refuse(self, reason: Reason, data: bytes) -> None:
+        """Answer bytes that are no acceptable request, and close."""
+        plane = self._plane
+        request_id = plane.new_request_id()
+        response = render(
+            reason.status,
+            body=refusal_body(reason, request_id),
+            fields=[(b"Content-Type", b"application/json"), (b"X-Request-Id", request_id)],
+            date_line=plane.date_line,
+            close=True,
+            with_body=not data.startswith(b"HEAD "),
+        )
+        self.write(response)
+        plane.record_refusal(self, reason, data, len(response))
+        self._close_after_answer(unread=True)
+
+    # ------------------------------------------------------------------ deadlines and endings
+
+    def on_deadline(self, now: float) -> None:
+        """Called by the tick when a deadline has passed."""
+        relay = self.relay
+        if 0.0 < self.total_deadline <= now and relay is not None:
+            self.total_deadline = 0.0
+            relay.on_deadline(Reason.TOTAL_TIMEOUT)
+            return
+        reason = self.deadline_reason
+        if self.phase is _LINGERING:
+            self.abort(reason)
+        elif reason is Reason.SLOW_CLIENT:
+            self._check_stall(now)
+        elif relay is not None:
+            self.deadline = 0.0
+            relay.on_deadline(reason)
+        elif self.phase is _HEAD and self._buffer:
+            self._refuse(reason, self._buffer)
+        else:
+            self.abort(reason)
+
+    def _check_stall(self, now: float) -> None:
+        """Cut a client that takes nothing, or too little, of what waits for it."""
+        if not self.is_blocked:
+            self.deadline = 0.0
+            return
+        waiting = self._transport.get_write_buffer_size() + self._kernel_bytes()
+        stall = self._stall
+        if stall is None:
+            stall = self._stall = _Stall(now, waiting)
+        table = self._plane.table
+        if stall.is_hopeless(waiting, table.timeouts.write_s, table.limits, now=now):
+            self.abort(Reason.SLOW_CLIENT)
+        else:
+            self.set_deadline(now + STALL_CHECK_S, Reason.SLOW_CLIENT)
+
+    def _kernel_bytes(self) -> int:
+        """Bytes in the kernel that the client has not acknowledged yet (SIOCOUTQ of tcp(7))."""
+        fd = self._transport.get_extra_info("socket").fileno()
+        return cast(int, struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+
+    def watch_fd(self, now: float) -> int:
+        """The descriptor to look at for a loss that reading would not notice; -1 when there is none."""
+        if self.phase is _CLOSED:
+            return -1
+        if self.is_half_closed and now >= self._probe_at and self.relay is not None and not self.is_blocked:
+            self.relay.probe_client()
+            self._probe_gap_s *= 2
+            self._probe_at = now + self._probe_gap_s
+        return cast(int, self._transport.get_extra_info("socket").fileno())
+
+    def _close_after_answer(self, *, unread: bool) -> None:
+        """Close once the answer is out; linger when the client may still be sending."""
+        if self.phase is _CLOSED:
+            return
+        if not unread and not self._buffer:
+            self.close()
+            return
+        self._buffer = b""
+        self.phase = _LINGERING
+        self.resume()
+        self._transport.write_eof()
+        self.set_deadline(self._plane.monotonic() + LINGER_S, Reason.SLOW_CLIENT)
+        if self.is_half_closed:
+            self.close()
+
+    def close(self) -> None:
+        """Close when what was written has gone out."""
+        if self.phase is _CLOSED:
+            return
+        if self._transport.get_write_buffer_size():
+            # Not closed before the client has taken it, nor kept if it never does.
+            self.phase = _LINGERING
+            timeout = self._plane.table.timeouts.write_s
+            self.set_deadline(self._plane.monotonic() + timeout if timeout else 0.0, Reason.SLOW_CLIENT)
+            self._transport.close()
+        else:
+            self._transport.close()
+            self._forget()
+
+    def abort(self, reason: Reason) -> None:
+        """Cut the connection at once."""
+        if self.phase is _CLOSED:
+            return
+        relay = self.relay
+        if relay is not None:
+            relay.abort(reason)
+        elif self.phase is not _IDLE and self.phase is not _LINGERING:
+            self._plane.record_refusal(self, reason, self._buffer, 0)
+        if self.phase is not _CLOSED:
+            self._transport.abort()
+            self._forget()
+
+    def _forget(self) -> None:
+        """Leave all the plane's collections."""
+        self.phase = _CLOSED
+        self._buffer = b""
+        plane = self._plane
+        plane.active.pop(self, None)
+        plane.idle.pop(self, None)
+        plane.blocked.pop(self, None)
+        plane.unwatched.pop(self, None)

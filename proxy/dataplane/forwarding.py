@@ -1,0 +1,74 @@
+"""Who the client is, as the endpoint is told: X-Forwarded-*, Forwarded (RFC 7239), Via (RFC 9110 7.6.3), X-Request-Id.
+
+From a peer that is not trusted the fields are replaced: whatever the client claims is dropped. From a trusted proxy the
+lists are extended by the peer's address, and protocol, host and real address are passed on as that proxy saw them.
+"""
+
+import ipaddress
+from collections.abc import Sequence
+
+VIA_NAME = b"homeport"
+VIA_LINE = b"\r\nVia: 1.1 " + VIA_NAME
+_SINGLE = (b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"x-real-ip")
+_CANONICAL = {
+    b"x-forwarded-proto": b"X-Forwarded-Proto",
+    b"x-forwarded-host": b"X-Forwarded-Host",
+    b"x-forwarded-port": b"X-Forwarded-Port",
+    b"x-real-ip": b"X-Real-IP",
+}
+
+
+class TrustedProxies:
+    """The peers whose forwarded fields are believed: networks, and `unix` for peers on a Unix socket."""
+
+    def __init__(self, networks: Sequence[str]) -> None:
+        self._unix = "unix" in networks
+        self._networks = [ipaddress.ip_network(network) for network in networks if network != "unix"]
+
+    def is_trusted(self, host: str) -> bool:
+        """Whether the peer at `host` (an IP literal; empty for a Unix socket) is trusted."""
+        if not host:
+            return self._unix
+        if not self._networks:
+            return False
+        address = ipaddress.ip_address(host.partition("%")[0])
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return any(address in network for network in self._networks)
+
+
+def forwarded_node(host: str) -> bytes:
+    """`host` as a node identifier of RFC 7239 6: IPv6 in brackets and quotes, `unknown` for a Unix socket."""
+    if not host:
+        return b"unknown"
+    return b'"[%b]"' % host.encode() if ":" in host else host.encode()
+
+
+def identity_lines(peer: str, host: bytes, scheme: bytes) -> bytes:
+    """The lines that replace what an untrusted client claims; each begins with CRLF.
+
+    `peer` is an IP literal, empty for a Unix socket; `host` the value of Host; `scheme` `http` or `https`.
+    """
+    lines = b"\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b" % (peer.encode() or b"unknown", scheme)
+    element = b"for=%b;proto=%b" % (forwarded_node(peer), scheme)
+    if host:
+        lines += b"\r\nX-Forwarded-Host: %b" % host
+        element += b';host="%b"' % host
+    return lines + b"\r\nForwarded: " + element + VIA_LINE
+
+
+def extended_lines(claimed: Sequence[tuple[bytes, bytes]], peer: str, host: bytes, scheme: bytes) -> bytes:
+    """The lines for a trusted peer: its own `claimed` fields (lower-case name, value), extended by `peer`."""
+    chain = [value for name, value in claimed if name == b"x-forwarded-for" and value]
+    elements = [value for name, value in claimed if name == b"forwarded" and value]
+    single = {name: value for name, value in reversed(claimed) if name in _SINGLE and value}
+    single.setdefault(b"x-forwarded-proto", scheme)
+    if host:
+        single.setdefault(b"x-forwarded-host", host)
+    chain.append(peer.encode() or b"unknown")
+    element = b"for=%b;proto=%b" % (forwarded_node(peer), scheme)
+    elements.append(element + (b';host="%b"' % host if host else b""))
+    lines = [b"X-Forwarded-For: " + b", ".join(chain)]
+    lines += [_CANONICAL[name] + b": " + value for name, value in single.items()]
+    lines.append(b"Forwarded: " + b", ".join(elements))
+    return b"\r\n" + b"\r\n".join(lines) + VIA_LINE

@@ -1,0 +1,273 @@
+"""Bodies: by length, chunked, and up to the end of the connection.
+
+A reader takes what arrives and returns what goes out, already framed for the other side. Payload is counted, never
+parsed: bytes of a body by length pass as they came, and a chunked body passes in the pieces it came in as long as its
+framing is plain; chunk extensions are dropped and trailers filtered. What is sent on is exactly what was validated
+here, byte by byte, which is what RFC 9112 6 asks of an intermediary.
+
+Chunk syntax is RFC 9112 7.1, strictly: CRLF alone ends a line, a size is 1 to 16 hexadecimal digits, data ends in
+CRLF. Laxness here is what request smuggling lives on (Go CVE-2025-22871, Kestrel CVE-2025-55315).
+"""
+
+import re
+from enum import Enum
+from typing import Protocol
+
+from proxy.dataplane.headers import safe_trailers
+
+# Bytes of extensions dropped from one body; more is an attack on the parser (Go CVE-2023-39326), not a message.
+MAX_EXTENSION_BYTES = 4096
+_MAX_SIZE_DIGITS = 16
+
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t -~\x80-\xff]*+)?\r\n")
+_SIZE_LINE_SO_FAR = re.compile(rb"[0-9A-Fa-f]{0,16}\r?|[0-9A-Fa-f]{1,16};[\t -~\x80-\xff]*+\r?")
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+class BadBody(ValueError):
+    """The framing of a body is malformed."""
+
+
+class BodyReader(Protocol):
+    """One body on its way through."""
+
+    done: bool
+    """The whole body has been seen."""
+    extra: bytes
+    """What followed the body in the piece that completed it."""
+    payload_bytes: int
+    """Payload seen so far."""
+
+    def feed(self, data: bytes) -> bytes:
+        """What of `data` goes out, framed for the other side; may be empty. Raises `BadBody`."""
+        ...
+
+    def on_eof(self) -> bytes | None:
+        """The connection ended: what is still to go out, or `None` when the body is incomplete."""
+        ...
+
+
+class LengthBody:
+    """A body of `length` bytes, passed on as it comes."""
+
+    __slots__ = ("_left", "done", "extra", "payload_bytes")
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.done = length == 0
+        self.extra = b""
+        self.payload_bytes = 0
+
+    def feed(self, data: bytes) -> bytes:
+        size = len(data)
+        left = self._left
+        if size < left:
+            self._left = left - size
+            self.payload_bytes += size
+            return data
+        self._left = 0
+        self.done = True
+        self.payload_bytes += left
+        if size > left:
+            self.extra = data[left:]
+            return data[:left]
+        return data
+
+    def on_eof(self) -> bytes | None:
+        return b"" if self.done else None
+
+
+class EofBody:
+    """A reply that ends with its connection: passed on in chunks, or as it comes to a client of HTTP/1.0."""
+
+    __slots__ = ("_chunked", "done", "extra", "payload_bytes")
+
+    def __init__(self, *, chunked: bool) -> None:
+        self._chunked = chunked
+        self.done = False
+        self.extra = b""
+        self.payload_bytes = 0
+
+    def feed(self, data: bytes) -> bytes:
+        self.payload_bytes += len(data)
+        if not self._chunked or not data:
+            return data
+        return b"%x\r\n%b\r\n" % (len(data), data)
+
+    def on_eof(self) -> bytes | None:
+        self.done = True
+        return LAST_CHUNK if self._chunked else b""
+
+
+class _Part(Enum):
+    """What the next byte of a chunked body belongs to."""
+
+    SIZE = "size"
+    DATA = "data"
+    DATA_END = "data_end"
+    TRAILERS = "trailers"
+
+
+# Bound once: an attribute of an enum costs a lookup through its metaclass.
+_SIZE = _Part.SIZE
+_DATA = _Part.DATA
+_DATA_END = _Part.DATA_END
+_TRAILERS = _Part.TRAILERS
+
+
+class ChunkedBody:
+    """A chunked body, passed on chunked (`keep_chunks`) or as bare payload.
+
+    `trailer_bytes` bounds the trailer section.
+    """
+
+    __slots__ = (
+        "_carry", "_extension_bytes", "_keep_chunks", "_left", "_out", "_part", "_trailer_bytes",
+        "done", "extra", "payload_bytes",
+    )  # fmt: skip
+
+    def __init__(self, *, keep_chunks: bool, trailer_bytes: int) -> None:
+        self._keep_chunks = keep_chunks
+        self._trailer_bytes = trailer_bytes
+        self._part = _SIZE
+        self._left = 0
+        self._carry = b""
+        """Bytes of a line that is not complete yet."""
+        self._extension_bytes = 0
+        self._out: list[bytes] = []
+        self.done = False
+        self.extra = b""
+        self.payload_bytes = 0
+
+    def feed(self, data: bytes) -> bytes:
+        if self._carry:
+            data = self._carry + data
+            self._carry = b""
+        if self._part is _TRAILERS:
+            return self._take_trailers(data, 0)
+        return self._walk(data)
+
+    def on_eof(self) -> bytes | None:
+        return b"" if self.done else None
+
+    def _walk(self, data: bytes) -> bytes:
+        """Pass over the chunks in `data`; what lies between `sent` and `at` is validated and not yet put out."""
+        out = self._out
+        keep = self._keep_chunks
+        size = len(data)
+        sent = at = 0
+        while at < size:
+            if self._part is _DATA:
+                taken = min(self._left, size - at)
+                self._left -= taken
+                self.payload_bytes += taken
+                if not keep:
+                    out.append(data[at : at + taken])
+                at += taken
+                if self._left:
+                    break
+                self._part = _DATA_END
+            elif self._part is _DATA_END:
+                end = data[at : at + 2]
+                if end != b"\r\n":
+                    if end and end != b"\r":
+                        raise BadBody("chunk data does not end in CRLF")
+                    break
+                at += 2
+                self._part = _SIZE
+            else:
+                line = _SIZE_LINE.match(data, at)
+                if line is None:
+                    self._check_partial_size(data, at)
+                    break
+                self._left = int(line[1], 16)
+                if line[2] is not None or self._left == 0:
+                    # The line is not passed on as it came: put out what precedes it, then ours.
+                    if keep:
+                        out.append(data[sent:at])
+                        if self._left:
+                            out.append(b"%x\r\n" % self._left)
+                    sent = line.end()
+                    self._count_extension(line[2])
+                at = line.end()
+                if self._left == 0:
+                    self._part = _TRAILERS
+                    return self._take_trailers(data, at)
+                self._part = _DATA
+        self._carry = data[at:]
+        if keep:
+            out.append(data[sent:at])
+        return self._flush()
+
+    def _flush(self) -> bytes:
+        out = self._out
+        if len(out) == 1:
+            return out.pop()
+        joined = b"".join(out)
+        out.clear()
+        return joined
+
+    def _count_extension(self, extension: bytes | None) -> None:
+        if extension is not None:
+            self._extension_bytes += len(extension)
+            if self._extension_bytes > MAX_EXTENSION_BYTES:
+                raise BadBody("chunk extensions are too long")
+
+    def _check_partial_size(self, data: bytes, at: int) -> None:
+        rest = data[at : at + _MAX_SIZE_DIGITS + MAX_EXTENSION_BYTES + 2]
+        if len(data) - at > len(rest) or not _SIZE_LINE_SO_FAR.fullmatch(rest):
+            raise BadBody("malformed chunk size")
+
+    def _take_trailers(self, data: bytes, at: int) -> bytes:
+        """Read trailers from `at` up to the empty line, and put out the end of the body."""
+        if data.startswith(b"\r\n", at):
+            lines: list[bytes] = []
+            end = at + 2
+        else:
+            found = data.find(b"\r\n\r\n", at)
+            if found < 0:
+                if len(data) - at > self._trailer_bytes:
+                    raise BadBody("trailers are too long")
+                self._carry = data[at:]
+                self._check_partial_trailers()
+                return self._flush()
+            lines = data[at:found].split(b"\r\n")
+            end = found + 4
+            if end - at > self._trailer_bytes:
+                raise BadBody("trailers are too long")
+        try:
+            passed = safe_trailers(lines)
+        except ValueError as error:
+            raise BadBody(str(error)) from None
+        if self._keep_chunks:
+            self._out.append(b"\r\n".join([b"0", *passed, b"\r\n"]) if passed else LAST_CHUNK)
+        self.done = True
+        self.extra = data[end:]
+        return self._flush()
+
+    def _check_partial_trailers(self) -> None:
+        """A malformed line is refused at once, not when the client deigns to end the section."""
+        *whole, last = self._carry.split(b"\r\n")
+        try:
+            safe_trailers(whole)
+        except ValueError as error:
+            raise BadBody(str(error)) from None
+        if re.search(rb"[^\t -~\x80-\xff\r]|\r.", last):
+            raise BadBody("malformed trailer")
+
+
+def request_body(length: int, *, chunked: bool, trailer_bytes: int) -> BodyReader:
+    """The reader for a request's body, framed for the endpoint as the client framed it."""
+    return ChunkedBody(keep_chunks=True, trailer_bytes=trailer_bytes) if chunked else LengthBody(length)
+
+
+def reply_has_no_body(method: bytes, status: int) -> bool:
+    """Replies that end with their head, whatever their fields say (RFC 9112 6.3, rules 1 and 2)."""
+    return method == b"HEAD" or status == 204 or status == 304 or status < 200
+
+
+def reply_body(length: int, *, chunked: bool, to_http10: bool, trailer_bytes: int) -> BodyReader:
+    """The reader for a reply's body, framed for a client of HTTP/1.1 or 1.0 (RFC 9112 6.3, rules 4 to 8)."""
+    if chunked:
+        return ChunkedBody(keep_chunks=not to_http10, trailer_bytes=trailer_bytes)
+    return LengthBody(length) if length >= 0 else EofBody(chunked=not to_http10)

@@ -1,0 +1,204 @@
+"""Accepting connections, with a cap that keeps descriptors back for the endpoints.
+
+A listening socket is watched and accepts one connection per wake-up, so that several workers on one socket share
+fairly. Each client may need a connection to an endpoint, so at most half of the free descriptors are given to clients;
+the limit is read again with each accept, as it can be changed from outside. At the cap, a connection that has been idle
+for a while makes room; when there is none, the rest waits in the kernel's backlog and costs nothing.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import resource
+import socket
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from proxy.dataplane.downstream import Downstream
+from proxy.dataplane.forwarding import TrustedProxies
+from proxy.model import TcpAddress, UnixAddress
+from proxy.scoreboard import W_ACCEPT_ERRORS, W_ACCEPTED
+from proxy.snapshot import ListenerSpec
+from proxy.tasks import spawn
+
+if TYPE_CHECKING:
+    from proxy.dataplane.plane import Plane
+
+_log = logging.getLogger(__name__)
+
+# Descriptors that are neither a client's nor an endpoint's: standard streams, loop, listeners, admin API, log files.
+# What is open at the start is counted on top of this.
+SPARE_DESCRIPTORS = 8
+# Seconds until the next try when there is no room: 20 looks a second cost nothing and nobody notices the wait.
+RETRY_S = 0.05
+# An idle connection gives way to a new one once it has been idle this long.
+EVICT_IDLE_S = 1.0
+BACKLOG = 4096
+# Unsent bytes that the kernel keeps for a client (tcp(7)). Without it a stalled reader costs up to 4 MB of kernel
+# memory, with it about 143 KB; throughput of a fast reader does not change.
+NOTSENT_LOWAT_BYTES = 128 * 1024
+
+
+def bind_socket(spec: ListenerSpec) -> socket.socket:
+    """The listening socket of `spec`, bound, with the options that accepted connections inherit. Raises `OSError`."""
+    if isinstance(spec.bind, UnixAddress):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        _remove_stale_socket(spec.bind.path)
+        sock.bind(spec.bind.path)
+    else:
+        family = socket.AF_INET6 if ":" in spec.bind.host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((spec.bind.host, spec.bind.port))
+    sock.setblocking(False)
+    sock.listen(BACKLOG)
+    return sock
+
+
+def _remove_stale_socket(path: str) -> None:
+    """Remove a socket file that nobody listens on any more. Raises `OSError` when somebody does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise OSError(errno.EADDRINUSE, f"{path}: another process listens there")
+
+
+class ConnectionCap:
+    """How many client connections this process takes."""
+
+    def __init__(self) -> None:
+        self._base = len(os.listdir("/proc/self/fd")) + SPARE_DESCRIPTORS
+
+    def current(self, configured: int) -> int:
+        """The cap now; `configured` is the limit of the configuration, 0 = none."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        derived = max((soft - self._base) // 2, 1) if soft != resource.RLIM_INFINITY else 1 << 20
+        return min(configured, derived) if configured else derived
+
+
+class Listener:
+    """One listening socket of a worker."""
+
+    def __init__(
+        self, spec: ListenerSpec, sock: socket.socket, plane: "Plane", cap: ConnectionCap, clients: Counter[str]
+    ) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.trusted = TrustedProxies(spec.trusted_proxies)
+        self._sock = sock
+        self._plane = plane
+        self._cap = cap
+        self._clients = clients
+        """Connections by address, over all listeners."""
+        self._adopting = 0
+        self._retry: asyncio.TimerHandle | None = None
+        self._is_open = False
+        bound = sock.getsockname()
+        self.address: TcpAddress | UnixAddress = (
+            spec.bind if isinstance(spec.bind, UnixAddress) else TcpAddress(bound[0], bound[1])
+        )
+        """What it is bound to, with the port that was free."""
+
+    def __repr__(self) -> str:
+        return f"Listener({self.name!r}, {self.address})"
+
+    def start(self) -> None:
+        """Take connections."""
+        self._is_open = True
+        self._plane.loop.add_reader(self._sock.fileno(), self._on_readable)
+
+    def stop(self) -> None:
+        """Take what is in the backlog already, then no more: closing with connections in it would reset them."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        if self._retry is not None:
+            self._retry.cancel()
+        self._plane.loop.remove_reader(self._sock.fileno())
+        while self._has_room() and self._accept():
+            pass
+        self._sock.close()
+        if isinstance(self.address, UnixAddress):
+            try:
+                os.unlink(self.address.path)
+            except FileNotFoundError:
+                pass
+
+    def _on_readable(self) -> None:
+        if not self._has_room():
+            self._wait()
+        else:
+            self._accept()
+
+    def _has_room(self) -> bool:
+        plane = self._plane
+        cap = self._cap.current(plane.table.limits.connections)
+        return plane.connections + self._adopting < cap or plane.evict_idle(EVICT_IDLE_S)
+
+    def _wait(self) -> None:
+        """Look away for a moment: a listening socket that is not read stays ready and would burn a core."""
+        loop = self._plane.loop
+        loop.remove_reader(self._sock.fileno())
+        self._retry = loop.call_later(RETRY_S, self.start)
+
+    def _accept(self) -> bool:
+        """Take one connection; false when there is none, or no descriptor for it."""
+        try:
+            sock, address = self._sock.accept()
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._plane.row[W_ACCEPT_ERRORS] += 1
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM) and self._is_open:
+                self._wait()
+            return error.errno == errno.ECONNABORTED
+        self._plane.row[W_ACCEPTED] += 1
+        peer = address[0] if isinstance(address, tuple) else ""
+        limit = self._plane.table.limits.connections_per_client
+        if limit and peer and self._clients[peer] >= limit:
+            sock.close()
+            return True
+        self._clients[peer] += 1
+        self._adopting += 1
+        spawn(self._adopt(sock, peer), name="adopt")
+        return True
+
+    async def _adopt(self, sock: socket.socket, peer: str) -> None:
+        try:
+            sock.setblocking(False)
+            local = sock.getsockname()
+            if isinstance(local, tuple):
+                authority = str(TcpAddress(local[0], local[1])).encode()
+            else:
+                authority = b"localhost"
+            await self._plane.loop.connect_accepted_socket(
+                lambda: Downstream(self._plane, self, peer, authority), sock
+            )
+        except OSError as error:
+            # The client was gone before it was taken.
+            _log.debug("listener %s: %s", self.name, error)
+            sock.close()
+            self._forget_client(peer)
+        finally:
+            self._adopting -= 1
+
+    def on_closed(self, downstream: Downstream) -> None:
+        """A connection of this listener has ended."""
+        self._forget_client(downstream.peer_key)
+
+    def _forget_client(self, peer: str) -> None:
+        self._clients[peer] -= 1
+        if not self._clients[peer]:
+            del self._clients[peer]
+
+

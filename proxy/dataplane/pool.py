@@ -1,0 +1,100 @@
+"""Connections to one endpoint: idle ones to be used again, and new ones.
+
+The connection used last is used next: with LIFO order the surplus grows old and is closed, and the one in use is the
+least likely to have been closed by the endpoint meanwhile.
+"""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from proxy.cluster import Endpoint
+from proxy.dataplane.upstream import Upstream
+from proxy.errors import Reason, UpstreamError
+from proxy.model import UnixAddress
+from proxy.scoreboard import E_CONNECT_FAILURES, E_CONNECTS, E_IDLE, E_REUSED
+from proxy.snapshot import PoolParams
+from proxy.tasks import spawn
+
+if TYPE_CHECKING:
+    from proxy.dataplane.exchange import Exchange
+
+_log = logging.getLogger(__name__)
+
+
+class Pool:
+    """The connections of a worker to one endpoint."""
+
+    __slots__ = ("_idle", "_loop", "endpoint", "open", "params")
+
+    def __init__(self, endpoint: Endpoint, params: PoolParams, loop: asyncio.AbstractEventLoop) -> None:
+        self.endpoint = endpoint
+        self.params = params
+        self.open: set[Upstream] = set()
+        """Every connection, idle or not."""
+        self._idle: list[Upstream] = []
+        self._loop = loop
+
+    def __repr__(self) -> str:
+        return f"Pool({self.endpoint.id!r}, {len(self._idle)} idle of {len(self.open)})"
+
+    def take(self) -> Upstream | None:
+        """An idle connection, or `None`."""
+        idle = self._idle
+        if not idle:
+            return None
+        upstream = idle.pop()
+        row = self.endpoint.row
+        row[E_IDLE] = len(idle)
+        row[E_REUSED] += 1
+        return upstream
+
+    def put(self, upstream: Upstream, now: float) -> None:
+        """Keep a connection whose exchange is complete, or close it."""
+        params = self.params
+        idle = self._idle
+        worn = params.max_requests and upstream.requests >= params.max_requests
+        if worn or self.endpoint.is_removed or len(idle) >= params.max_idle:
+            upstream.close()
+            return
+        upstream.idle_since = now
+        idle.append(upstream)
+        self.endpoint.row[E_IDLE] = len(idle)
+
+    def discard(self, upstream: Upstream) -> None:
+        """Forget an idle connection that ended."""
+        if upstream in self._idle:
+            self._idle.remove(upstream)
+            self.endpoint.row[E_IDLE] = len(self._idle)
+
+    def close_idle(self, before: float) -> None:
+        """Close the connections that have been idle since `before` or longer."""
+        idle = self._idle
+        # The oldest are in front: what is put back goes to the end.
+        while idle and idle[0].idle_since <= before:
+            idle.pop(0).close()
+        self.endpoint.row[E_IDLE] = len(idle)
+
+    def connect(self, exchange: "Exchange") -> asyncio.Task[None]:
+        """Open a connection for `exchange` and tell it how that went. Cancel the task to give up."""
+        return spawn(self._connect(exchange), name=f"connect {self.endpoint.id}")
+
+    async def _connect(self, exchange: "Exchange") -> None:
+        row = self.endpoint.row
+        row[E_CONNECTS] += 1
+        address = self.endpoint.spec.address
+
+        def protocol() -> Upstream:
+            return Upstream(self)
+
+        try:
+            if isinstance(address, UnixAddress):
+                _, upstream = await self._loop.create_unix_connection(protocol, address.path)
+            else:
+                _, upstream = await self._loop.create_connection(protocol, address.host, address.port)
+        except OSError as error:
+            row[E_CONNECT_FAILURES] += 1
+            _log.debug("endpoint %s: %s", self.endpoint.id, error)
+            exchange.on_connect_failed(UpstreamError(Reason.CONNECT_FAILED))
+            return
+        exchange.on_connected(upstream)

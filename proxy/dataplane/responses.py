@@ -1,0 +1,57 @@
+"""What Homeport answers itself: refusals with a short JSON body, fixed responses and redirects of the configuration."""
+
+from collections.abc import Iterable
+
+import orjson
+
+from proxy.errors import Reason
+
+_PHRASES = {
+    200: b"OK", 201: b"Created", 202: b"Accepted", 204: b"No Content", 301: b"Moved Permanently", 302: b"Found",
+    303: b"See Other", 307: b"Temporary Redirect", 308: b"Permanent Redirect", 400: b"Bad Request",
+    401: b"Unauthorized", 403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout",
+    410: b"Gone", 413: b"Content Too Large", 414: b"URI Too Long", 417: b"Expectation Failed", 418: b"I'm a teapot",
+    421: b"Misdirected Request", 429: b"Too Many Requests", 431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error", 501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable",
+    504: b"Gateway Timeout", 505: b"HTTP Version Not Supported",
+}  # fmt: skip
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def phrase_of(status: int) -> bytes:
+    """The reason phrase of `status`; may be empty (RFC 9112 4)."""
+    return _PHRASES.get(status, b"")
+
+
+def render(
+    status: int,
+    *,
+    body: bytes,
+    fields: Iterable[tuple[bytes, bytes]],
+    date_line: bytes,
+    close: bool,
+    with_body: bool,
+) -> bytes:
+    """A whole response. `date_line` is `\\r\\nDate: …`; `with_body` is false for the answer to HEAD."""
+    parts = [b"HTTP/1.1 %d %b" % (status, phrase_of(status))]
+    parts += [b"\r\n%b: %b" % field for field in fields]
+    if status != 204 and status != 304:
+        parts.append(b"\r\nContent-Length: %d" % len(body))
+    parts.append(date_line)
+    parts.append(b"\r\nConnection: close\r\n\r\n" if close else b"\r\n\r\n")
+    if with_body and status != 204 and status != 304:
+        parts.append(body)
+    return b"".join(parts)
+
+
+def refusal_body(reason: Reason, request_id: bytes) -> bytes:
+    """The JSON that tells a client why: the reason's code and text, never internals."""
+    return orjson.dumps(
+        {
+            "error": reason.code,
+            "message": reason.text,
+            "status": reason.status,
+            "request_id": request_id.decode("latin-1"),
+        }
+    )

@@ -1,0 +1,109 @@
+"""One connection to an endpoint: bytes in both directions, and whether it may be used again.
+
+It knows nothing of HTTP. Whoever holds it (a relay, or nobody while it is idle in its pool) is told what arrives.
+A connection on which anything unexpected happened (bytes nobody asked for, a parse error, a timeout, a cancelled
+exchange) is closed and never used again: its next bytes could be taken for another exchange's reply.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from proxy.dataplane.relay import Relay
+from proxy.scoreboard import E_CONNECTIONS
+
+if TYPE_CHECKING:
+    from proxy.dataplane.pool import Pool
+
+
+class Upstream(asyncio.Protocol):
+    """A connection to an endpoint."""
+
+    __slots__ = ("_transport", "idle_since", "is_blocked", "is_closed", "is_paused", "pool", "relay", "requests")
+
+    _transport: asyncio.Transport
+
+    def __init__(self, pool: "Pool") -> None:
+        self.pool = pool
+        self.relay: Relay | None = None
+        """Who uses it now; `None` while idle."""
+        self.requests = 0
+        """Exchanges it was used for."""
+        self.idle_since = 0.0
+        self.is_closed = False
+        self.is_blocked = False
+        """The endpoint does not take what was written."""
+        self.is_paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        # Write at once, and report as soon as the kernel takes no more: nothing is kept here beyond one piece.
+        self._transport.set_write_buffer_limits(high=0)
+        self.pool.open.add(self)
+        self.pool.endpoint.row[E_CONNECTIONS] = len(self.pool.open)
+
+    def data_received(self, data: bytes) -> None:
+        relay = self.relay
+        if relay is None:
+            # Nobody asked: a reply that comes now could only poison the next exchange.
+            self.close()
+        else:
+            relay.on_reply_data(data)
+
+    def eof_received(self) -> bool:
+        if self.relay is not None:
+            return self.relay.on_reply_eof()
+        self.close()
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.is_closed = True
+        pool = self.pool
+        pool.open.discard(self)
+        pool.endpoint.row[E_CONNECTIONS] = len(pool.open)
+        if self.relay is not None:
+            self.relay.on_upstream_lost(error)
+        else:
+            pool.discard(self)
+
+    def pause_writing(self) -> None:
+        self.is_blocked = True
+        if self.relay is not None:
+            self.relay.on_upstream_blocked()
+
+    def resume_writing(self) -> None:
+        self.is_blocked = False
+        if self.relay is not None:
+            self.relay.on_upstream_writable()
+
+    def write(self, data: bytes) -> None:
+        if not self.is_closed:
+            self._transport.write(data)
+
+    def write_eof(self) -> None:
+        if not self.is_closed and self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes written that the kernel has not taken yet."""
+        return 0 if self.is_closed else self._transport.get_write_buffer_size()
+
+    def pause(self) -> None:
+        """Stop reading until `resume`."""
+        if not self.is_paused and not self.is_closed:
+            self.is_paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.is_paused:
+            self.is_paused = False
+            if not self.is_closed:
+                self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Close at once; whatever was not sent is dropped. The holder is not told."""
+        self.relay = None
+        if not self.is_closed:
+            self.is_closed = True
+            self.pool.discard(self)
+            self._transport.abort()

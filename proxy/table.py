@@ -1,0 +1,25 @@
+"""What a worker serves from: one snapshot, compiled. Swapped as a whole by replacing one reference."""
+
+from collections.abc import Mapping
+
+from proxy.cluster import Cluster
+from proxy.policy.route import RouteTable
+from proxy.snapshot import Snapshot
+
+
+class Table:
+    """Routes and clusters of one snapshot."""
+
+    __slots__ = ("clusters", "generation", "limits", "routes", "snapshot", "timeouts", "upgrades")
+
+    def __init__(self, snapshot: Snapshot, clusters: Mapping[str, Cluster]) -> None:
+        self.snapshot = snapshot
+        self.generation = snapshot.generation
+        self.clusters = clusters
+        self.routes = RouteTable(snapshot.routes, tuple(listener.name for listener in snapshot.listeners))
+        self.limits = snapshot.limits
+        self.timeouts = snapshot.timeouts
+        self.upgrades = snapshot.upgrades
+
+    def __repr__(self) -> str:
+        return f"Table(generation={self.generation}, {len(self.clusters)} clusters)"
