@@ -151,8 +151,8 @@ def _routes(document: Document, routes: list[tuple[Path, dict[str, Any]]]) -> It
             yield Conflict(path, "has no action", expected)
         for action in given[1:]:
             yield Conflict((*path, action), f"is a second action beside {given[0]}", expected)
-        for action in ("respond", "redirect"):
-            if action in route and route[action] is None:
+        for action in given[:1]:
+            if action in ("respond", "redirect") and route[action] is None:
                 yield Conflict((*path, action), "is empty", "a mapping")
         if "rewrite" in route and given and given[0] in ("respond", "redirect"):
             yield Conflict((*path, "rewrite"), f"has no effect with {given[0]}", "no rewrite")

@@ -127,10 +127,6 @@ def _model_trouble(
         return Trouble(mark, path, "is not a mapping", shown, "a mapping")
     if kind == "tuple_type":
         return Trouble(mark, path, "is not a list", shown, "a list")
-    if kind == "too_short":
-        return Trouble(mark, path, "is empty", shown, f"at least {context['min_length']}")
-    if kind == "too_long":
-        return Trouble(mark, path, "is too long", shown, f"at most {context['max_length']}")
     return Trouble(mark, path, "is not valid", shown, text)
 
 

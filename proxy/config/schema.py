@@ -9,7 +9,7 @@ are errors, scalars are read by the `kinds` alone, and what concerns more than o
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from proxy.config.kinds import (
     Address,
@@ -26,6 +26,7 @@ from proxy.config.kinds import (
     Upgrade,
     Weight,
     Workers,
+    fault_error,
     integer,
     size,
 )
@@ -194,10 +195,19 @@ class AccessLog(Section):
     """`off`, `stdout`, or the absolute path of a file, which is reopened on SIGUSR1. Default `off`."""
 
 
+def _check_number(listeners: tuple[Listener, ...]) -> tuple[Listener, ...]:
+    # Not pydantic's `min_length`: that counts only what is valid.
+    if not 1 <= len(listeners) <= MAX_LISTENERS:
+        raise fault_error("has too few or too many items", f"1 to {MAX_LISTENERS} listeners")
+    return listeners
+
+
 class Config(Section):
     """The configuration of Homeport."""
 
-    listeners: tuple[Listener, ...] = Field(min_length=1, max_length=MAX_LISTENERS)
+    listeners: Annotated[tuple[Listener, ...], AfterValidator(_check_number)] = Field(
+        json_schema_extra={"minItems": 1, "maxItems": MAX_LISTENERS}
+    )
     """Sockets that take connections, 1 to 256. Required."""
     admin: Admin = Field(default_factory=Admin)
     """The admin API. Default: as each key says."""

@@ -1,0 +1,205 @@
+"""The command line: flags, exit codes, and output for people.
+
+Each command imports what it runs when it is called, so that `check` and `schema` start no event loop and load
+no server. Standard output carries what was asked for, standard error what went wrong. Exit codes:
+
+0    done 1    it could not be done: an address is taken, the admin API does not answer, … 2    the
+configuration has faults, or the command line is wrong 130  interrupted 141  the reader of the output went
+away
+"""
+
+import io
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from proxy import __version__
+from proxy.errors import ConfigError, ProxyError
+
+if TYPE_CHECKING:
+    from proxy.config.faults import Fault
+    from proxy.config.schema import Config
+
+EXIT_FAILED = 1
+EXIT_FAULTS = 2
+EXIT_BROKEN_PIPE = 141
+
+app = typer.Typer(
+    name="homeport",
+    help="Homeport: a sidecar reverse proxy and load balancer for data-processing containers.",
+    epilog="Exit codes: 0 done, 1 could not be done, 2 faults in the configuration or on the command line.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="FILE", help="The configuration, a YAML file.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        _print(f"homeport {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    config: Annotated[
+        Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration, a YAML file.")
+    ],
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1024,
+            metavar="N",
+            help="Instead of `workers` in the file. This version runs one process whatever the number.",
+        ),
+    ] = None,
+) -> None:
+    """Run the proxy in the foreground.
+
+    SIGTERM and SIGINT drain and stop (a second one stops at once), SIGHUP reloads the file, SIGUSR1
+    reopens the access log. Exits with 0 after a drain and with 2 when the file has faults, which are
+    printed first.
+    """
+    from proxy.daemon import run_daemon
+
+    raise typer.Exit(run_daemon(config, workers))
+
+
+@app.command()
+def check(
+    file: ConfigFile,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+) -> None:
+    """Check a configuration and print every fault in it.
+
+    A fault is one line, FILE:LINE:COL: path.in.config: what is wrong, got VALUE, expected …. Environment
+    variables and files that the configuration refers to must be there. Exits with 0, or with 2 when there
+    are faults.
+    """
+    from proxy.config.faults import InvalidConfig, printable
+    from proxy.config.load import load_file
+
+    faults: tuple[Fault, ...] = ()
+    counts: dict[str, int] = {}
+    try:
+        counts = _counts(load_file(file))
+    except InvalidConfig as error:
+        faults = error.faults
+    if as_json:
+        # The standard library's writer: it escapes what is no UTF-8 in a file's name, which orjson refuses.
+        report = {
+            "file": str(file),
+            "ok": not faults,
+            "faults": [asdict(fault) for fault in faults],
+            **counts,
+        }
+        _print(json.dumps(report))
+    elif faults:
+        _print("\n".join(map(str, faults)))
+    else:
+        summary = ", ".join(f"{number} {_plural(name, number)}" for name, number in counts.items())
+        _print(printable(f"{file}: ok: {summary}"))
+    raise typer.Exit(EXIT_FAULTS if faults else 0)
+
+
+def _counts(config: "Config") -> dict[str, int]:
+    return {
+        "listeners": len(config.listeners),
+        "clusters": len(config.clusters),
+        "endpoints": sum(len(cluster.endpoints) for cluster in config.clusters),
+        "routes": len(config.routes),
+    }
+
+
+def _plural(name: str, number: int) -> str:
+    return name.removesuffix("s") if number == 1 else name
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration file, with the meaning and default of every key."""
+    from proxy.config.schema import config_json_schema
+
+    _print(json.dumps(config_json_schema(), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def status(
+    admin: Annotated[
+        str, typer.Option(metavar="URL", envvar="HOMEPORT_ADMIN", help="Where the admin API is.")
+    ] = "http://127.0.0.1:9901",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the API's answer as it is.")] = False,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HOMEPORT_ADMIN_TOKEN",
+            show_envvar=True,
+            help="The admin API's token. Others can see it in the process list; prefer the variable.",
+        ),
+    ] = None,
+) -> None:
+    """Show what a running proxy does: listeners, clusters, endpoints, connections, requests."""
+    from proxy.admin.client import show_status
+
+    raise typer.Exit(show_status(admin, token, as_json))
+
+
+@app.command()
+def demo(
+    duration: Annotated[
+        float, typer.Option(min=1.0, max=3600.0, metavar="S", help="Seconds of load.")
+    ] = 10.0,
+) -> None:
+    """Run sample endpoints, the proxy in front of them and a load, and sum up what happened. Needs no
+    Docker."""
+    from proxy.demo import run_demo
+
+    raise typer.Exit(run_demo(duration))
+
+
+def main() -> None:
+    """The `homeport` command. Ends the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode must not end a command
+    try:
+        app(prog_name="homeport")
+    except ConfigError as error:
+        sys.exit(_complain(str(error), EXIT_FAULTS))
+    except (ProxyError, OSError) as error:
+        sys.exit(_complain(f"homeport: {error}", EXIT_FAILED))
+
+
+def _complain(text: str, code: int) -> int:
+    print(text, file=sys.stderr)
+    return code
+
+
+def _print(text: str) -> None:
+    """Print to standard output. A reader that has gone ends the command quietly, as it would any other."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # What is still buffered would fail again at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(EXIT_BROKEN_PIPE) from None
