@@ -100,10 +100,15 @@ class AdminServer:
             keepalive_timeout=KEEP_ALIVE_S,
             shutdown_timeout=STOP_S,
         )
-        await self._runner.setup()
         loop = asyncio.get_running_loop()
         serve = loop.create_unix_server if isinstance(self._bind, UnixAddress) else loop.create_server
-        self._server = await serve(self._new_connection, sock=sock)
+        try:
+            await self._runner.setup()
+            self._server = await serve(self._new_connection, sock=sock)
+        except BaseException:
+            sock.close()
+            remove_socket(self._bind)
+            raise
 
     async def stop(self) -> None:
         """Close the address and finish answers under way. Idempotent."""

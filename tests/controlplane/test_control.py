@@ -1,0 +1,240 @@
+"""The control side as a whole: names to snapshots, the admin API over a real socket."""
+
+import asyncio
+import random
+import socket
+from pathlib import Path
+
+import orjson
+import pytest
+
+from proxy.clock import SystemClock
+from proxy.config.load import load_bytes
+from proxy.control import SWEEP_S, Control, watched_names
+from proxy.controlplane.slots import KEEP_S
+from proxy.errors import ConfigError
+from proxy.model import TcpAddress
+from proxy.scoreboard import E_RETRIES, Scoreboard
+from proxy.telemetry.status import State, WorkerReport
+
+LIMIT_S = 20.0
+TEXT = b"""
+listeners: [{name: edge, bind: "127.0.0.1:0"}]
+admin: {bind: "127.0.0.1:0"}
+clusters:
+  - name: etl
+    dns: {refresh: 10s}
+    endpoints: [{address: "query:9000"}, {address: "10.0.0.9:9000"}]
+  - name: other
+    endpoints: [{address: "query:9000"}, {address: "late:1"}]
+routes: [{match: {path_prefix: /}, cluster: etl}]
+"""
+
+
+class Clock(SystemClock):
+    """Real time for stamps; sleeps end when the test says so."""
+
+    def __init__(self):
+        self.ahead_s = 0.0
+        self.sleepers = []
+
+    def monotonic(self):
+        return SystemClock.monotonic() + self.ahead_s
+
+    async def sleep(self, seconds):
+        future = asyncio.get_running_loop().create_future()
+        self.sleepers.append((seconds, future))
+        await future
+
+    async def wake(self, longest_s):
+        """End the sleeps of at most `longest_s` seconds."""
+        await settle()
+        due = [future for seconds, future in self.sleepers if seconds <= longest_s and not future.done()]
+        for future in due:
+            future.set_result(None)
+        await settle()
+
+
+async def settle():
+    for _ in range(30):
+        await asyncio.sleep(0)
+
+
+class World:
+    def __init__(self, text=TEXT):
+        self.config = load_bytes(text, "test.yaml", Path("."), {})
+        self.board = Scoreboard(endpoints=8)
+        self.published = []
+        self.report = WorkerReport(State.STARTING, 0)
+        self.clock = Clock()
+        self.hosts = {"query": ["10.0.0.2", "10.0.0.1"]}
+        self.control = Control(
+            self.config,
+            self.board,
+            self.publish,
+            lambda: self.report,
+            clock=self.clock,
+            rng=random.Random(1),
+            lookup=self.lookup,
+        )
+
+    def publish(self, snapshot):
+        self.published.append(snapshot)
+        self.report = WorkerReport(State.READY, snapshot.generation, (("edge", TcpAddress("127.0.0.1", 1)),))
+
+    async def lookup(self, host, port):
+        if host not in self.hosts:
+            raise socket.gaierror(-2, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in self.hosts[host]]
+
+    async def get(self, path):
+        address = self.control.admin_address
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+        return int(head.split()[1]), body
+
+    def addresses(self):
+        clusters = self.published[-1].clusters
+        return {cluster.name: [str(spec.address) for spec in cluster.endpoints] for cluster in clusters}
+
+
+def run(main):
+    async def limited():
+        await asyncio.wait_for(main(), LIMIT_S)
+
+    asyncio.run(limited())
+
+
+def test_names_become_endpoints_and_changes_become_snapshots(caplog):
+    async def main():
+        world = World()
+        await world.control.start()
+        assert world.addresses() == {
+            "etl": ["10.0.0.1:9000", "10.0.0.2:9000", "10.0.0.9:9000"],
+            "other": ["10.0.0.1:9000", "10.0.0.2:9000"],
+        }
+        slots = {spec.id: spec.slot for cluster in world.published[0].clusters for spec in cluster.endpoints}
+        assert len(set(slots.values())) == 5
+        assert (await world.get("/readyz"))[0] == 200
+        status, body = await world.get("/metrics")
+        assert b"homeport_dns_lookups_total 2.0\n" in body and b"homeport_dns_failures_total 1.0\n" in body
+
+        world.hosts["late"] = ["10.0.0.7"]
+        await world.clock.wake(2.0)
+        assert world.addresses()["other"][-1] == "10.0.0.7:1" and len(world.published) == 2
+        world.hosts["query"].reverse()
+        await world.clock.wake(11.0)
+        assert len(world.published) == 2
+        world.hosts["query"] = ["10.0.0.2"]
+        await world.clock.wake(11.0)
+        assert world.addresses()["etl"] == ["10.0.0.2:9000", "10.0.0.9:9000"]
+        assert [each.generation for each in world.published] == [1, 2, 3]
+        kept = {spec.id: spec.slot for cluster in world.published[2].clusters for spec in cluster.endpoints}
+        assert all(slots[each] == slot for each, slot in kept.items() if each in slots)
+        status, body = await world.get("/api/v1/status")
+        assert orjson.loads(body)["generation"] == 3
+        await world.control.stop()
+        await world.control.stop()
+
+    run(main)
+
+
+def test_the_row_of_an_endpoint_that_left_is_cleared_later():
+    async def main():
+        world = World()
+        await world.control.start()
+        leaving = world.published[0].clusters[0].endpoints[0]
+        row = world.board.endpoint_row(0, leaving.slot)
+        row[E_RETRIES] = 5
+        world.hosts["query"] = ["10.0.0.2"]
+        await world.clock.wake(11.0)
+        assert len(world.published) == 2
+        await world.clock.wake(SWEEP_S)
+        assert row[E_RETRIES] == 5
+        world.clock.ahead_s = KEEP_S + 1
+        await world.clock.wake(SWEEP_S)
+        assert row[E_RETRIES] == 0
+        await world.control.stop()
+
+    run(main)
+
+
+def test_more_addresses_than_rows_keep_the_last_snapshot(caplog):
+    async def main():
+        world = World()
+        await world.control.start()
+        world.hosts["query"] = [f"10.0.1.{n}" for n in range(20)]
+        await world.clock.wake(11.0)
+        assert len(world.published) == 1 and (await world.get("/readyz"))[0] == 200
+        await world.control.stop()
+
+    run(main)
+    assert "the last addresses stay in use" in caplog.text
+
+
+def test_while_names_are_resolved_it_is_alive_but_not_ready():
+    async def main():
+        world = World()
+        going_on = asyncio.Event()
+
+        async def slow(host, port):
+            await going_on.wait()
+            raise OSError("no")
+
+        control = world.control = Control(
+            world.config,
+            world.board,
+            world.publish,
+            lambda: world.report,
+            clock=world.clock,
+            rng=random.Random(1),
+            lookup=slow,
+        )
+        start = asyncio.ensure_future(control.start())
+        while control.admin_address.port == 0:
+            await asyncio.sleep(0)
+        assert (await world.get("/healthz"))[0] == 200
+        status, body = await world.get("/readyz")
+        assert status == 503 and b"no configuration is published yet" in body
+        going_on.set()
+        await start
+        assert world.addresses() == {"etl": ["10.0.0.9:9000"], "other": []}
+        assert (await world.get("/readyz?cluster=etl"))[0] == 200
+        assert (await world.get("/readyz?cluster=other"))[0] == 503
+        await control.stop()
+
+    run(main)
+
+
+def test_a_start_that_fails_leaves_nothing_running():
+    async def main():
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            world = World(
+                TEXT.replace(b'admin: {bind: "127.0.0.1:0"}', b'admin: {bind: "127.0.0.1:%d"}' % port)
+            )
+            with pytest.raises(ConfigError, match="admin.bind"):
+                await world.control.start()
+        world = World()
+        world.hosts["query"] = [f"10.0.1.{n}" for n in range(20)]
+        with pytest.raises(ConfigError, match="at most 8 endpoints"):
+            await world.control.start()
+        await settle()
+        assert world.published == [] and asyncio.all_tasks() - {asyncio.current_task()} <= _outer()
+        with pytest.raises(OSError):
+            await world.get("/healthz")
+
+    def _outer():
+        return {task for task in asyncio.all_tasks() if task.get_coro().__name__ == "limited"}
+
+    run(main)
+
+
+def test_a_name_of_two_clusters_is_looked_up_as_the_more_eager_one_asks():
+    names = {name.key: name.refresh_s for name in watched_names(World().config)}
+    assert names == {"query:9000": 10.0, "late:1": 30.0}
+    never = load_bytes(TEXT.replace(b"10s", b"0"), "test.yaml", Path("."), {})
+    assert {name.key: name.refresh_s for name in watched_names(never)}["query:9000"] == 30.0
