@@ -1,0 +1,141 @@
+"""`homeport status`: asks a running daemon's admin API and shows the answer.
+
+On a terminal as tables, in a pipe as plain columns, with `--json` as one document: that of `/api/v1/status`
+with the clusters of `/api/v1/clusters` in it. Only the standard library's client is used: one request at a
+time is all it takes.
+"""
+
+import http.client
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Any, TextIO
+from urllib.parse import urlsplit
+
+import orjson
+
+from proxy.admin.render import render_plain, render_tables
+from proxy.errors import ProxyError
+
+TIMEOUT_S = 5.0
+"""Seconds for each step of a request: the daemon answers from memory."""
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+"""A full fleet's document has about 1 MiB; what is far larger is no Homeport."""
+
+
+class AdminUnreachable(ProxyError):
+    """No usable answer: what happened, and what to do about it."""
+
+    def __init__(self, admin: str, problem: str, advice: str) -> None:
+        super().__init__(admin, problem, advice)
+        self.admin = admin
+        self.problem = problem
+        self.advice = advice
+
+    def __str__(self) -> str:
+        return f"no answer from the admin API at {self.admin}: {self.problem}; {self.advice}"
+
+
+@dataclass(frozen=True, slots=True)
+class AdminAddress:
+    """Where an admin API is."""
+
+    text: str
+    host: str
+    port: int
+    socket_path: str
+    """Empty for TCP."""
+
+
+def parse_admin(text: str) -> AdminAddress:
+    """`http://HOST:PORT`, `HOST:PORT` or `unix:/PATH`. Raises AdminUnreachable for anything else."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        return AdminAddress(text, "localhost", 0, "/" + path.lstrip("/") if path.startswith("//") else path)
+    try:
+        url = urlsplit(text if "://" in text else f"http://{text}")
+        host, port = url.hostname, url.port
+    except ValueError:
+        host, port, url = None, None, urlsplit("")
+    if url.scheme != "http" or not host or url.path not in ("", "/") or url.query or url.username is not None:
+        raise AdminUnreachable(text, "this is no address", "give http://HOST:PORT or unix:/PATH")
+    return AdminAddress(text, host, port or 9901, "")
+
+
+class _SocketConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(self._path)
+
+
+def fetch(address: AdminAddress, path: str, token: str | None) -> Any:
+    """The JSON document at `path`. Raises AdminUnreachable. Blocks for a few times TIMEOUT_S at most."""
+    connection = (
+        _SocketConnection(address.socket_path)
+        if address.socket_path
+        else http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT_S)
+    )
+    headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    try:
+        connection.request("GET", path, headers=headers)
+        response = connection.getresponse()
+        body = response.read(MAX_ANSWER_BYTES)
+    except OSError as error:
+        advice = "is the daemon running, and is this its admin.bind? see --admin"
+        raise AdminUnreachable(address.text, error.strerror or str(error), advice) from error
+    except (http.client.HTTPException, ValueError) as error:
+        raise _no_homeport(address) from error
+    finally:
+        connection.close()
+    return _document(address, response.status, body)
+
+
+def _document(address: AdminAddress, status: int, body: bytes) -> Any:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise _no_homeport(address) from error
+    if not isinstance(document, dict) or (status != 200 and "message" not in document):
+        raise _no_homeport(address)
+    if status != 200:
+        raise AdminUnreachable(address.text, f"it refuses with status {status}", str(document["message"]))
+    return document
+
+
+def _no_homeport(address: AdminAddress) -> AdminUnreachable:
+    advice = "give the daemon's admin.bind with --admin, not one of its listeners"
+    return AdminUnreachable(address.text, "what listens there is no admin API of Homeport", advice)
+
+
+def show_status(
+    admin: str, token: str | None, as_json: bool, out: TextIO | None = None, err: TextIO | None = None
+) -> int:
+    """Print the state of the daemon at `admin` to `out` (stdout); returns the exit code.
+
+    0, or 1 with one line on `err` (stderr) when there is no usable answer.
+    """
+    out, err = out or sys.stdout, err or sys.stderr
+    try:
+        address = parse_admin(admin)
+        status = fetch(address, "/api/v1/status", token)
+        status["clusters"] = fetch(address, "/api/v1/clusters", token)["clusters"]
+        if as_json:
+            text = orjson.dumps(status, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+        else:
+            text = render_tables(status, out) if out.isatty() else render_plain(status)
+    except AdminUnreachable as error:
+        print(f"homeport: {error}", file=err)
+        return 1
+    except (KeyError, TypeError) as error:
+        print(f"homeport: {admin} answers as another version would: {error!r} is missing or odd", file=err)
+        return 1
+    out.write(text)
+    return 0

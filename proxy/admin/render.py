@@ -1,0 +1,131 @@
+"""The status document for people: tables on a terminal, aligned columns in a pipe. Both show the same
+cells."""
+
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+Document = dict[str, Any]
+
+_STATE_STYLES = {"ready": "bold green", "starting": "bold yellow", "draining": "bold yellow"}
+
+ENDPOINT_COLUMNS = (
+    "CLUSTER", "ENDPOINT", "IN FLIGHT", "CONNS", "IDLE", "REQUESTS", "2XX", "4XX", "5XX", "FAILED",
+    "P50", "P90", "P99",
+)  # fmt: skip
+# The first columns are names, the others numbers.
+_NAME_COLUMNS = 2
+
+
+def render_tables(status: Document, out: TextIO) -> str:
+    """For a terminal, as wide and as colourful as `out` is. Names are taken literally, not as markup."""
+    console = Console(file=out)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(ENDPOINT_COLUMNS):
+        table.add_column(name, justify="left" if index < _NAME_COLUMNS else "right", overflow="fold")
+    for row in endpoint_rows(status):
+        table.add_row(*(Text(cell) for cell in row))
+    first, *rest = summary_lines(status)
+    head = Text(first, style=_STATE_STYLES.get(status["state"], "bold"))
+    with console.capture() as capture:
+        console.print(Group(head, *(Text(line) for line in rest), table), soft_wrap=False)
+    return capture.get()
+
+
+def render_plain(status: Document) -> str:
+    """For other programs and files: no colour, no lines, one endpoint a line."""
+    rows = [ENDPOINT_COLUMNS, *endpoint_rows(status)]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(ENDPOINT_COLUMNS))]
+    lines = [*summary_lines(status), ""]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if index < _NAME_COLUMNS else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def summary_lines(status: Document) -> list[str]:
+    """The daemon in a few lines; the first one is the headline."""
+    totals = status["totals"]
+    lines = [
+        f"homeport {status['version']} is {status['state']}, up {duration(status['uptime_s'])}, "
+        f"generation {status['generation']}, pid {status['pid']}"
+    ]
+    if status["unready_reason"] is not None:
+        lines.append(f"not ready: {status['unready_reason']}")
+    for listener in status["listeners"]:
+        lines.append(f"listener {listener['name']} on {listener['address']}")
+    lines.append(
+        f"{str(totals['connections'])} connections, {str(totals['tunnels'])} tunnels, "
+        f"{str(totals['exchanges'])} requests in progress, {str(totals['requests_total'])} in all, "
+        f"{size(totals['received_bytes_total'])} in, {size(totals['sent_bytes_total'])} out"
+    )
+    refusals = sorted(totals["refusals_total"].items(), key=lambda item: (-item[1], item[0]))
+    if refusals:
+        lines.append(
+            "answered by homeport: " + ", ".join(f"{code} {str(number)}" for code, number in refusals)
+        )
+    return lines
+
+
+def endpoint_rows(status: Document) -> list[Sequence[str]]:
+    """A row for each endpoint; a cluster without any has one that says so."""
+    rows: list[Sequence[str]] = []
+    for cluster in status["clusters"]:
+        if not cluster["endpoints"]:
+            rows.append((cluster["name"], "(none)", *[""] * (len(ENDPOINT_COLUMNS) - _NAME_COLUMNS)))
+        for endpoint in cluster["endpoints"]:
+            rows.append((cluster["name"], _endpoint_name(endpoint), *_numbers(endpoint)))
+    return rows
+
+
+def _endpoint_name(endpoint: Document) -> str:
+    name, address = endpoint["name"], endpoint["address"]
+    return str(address) if name == address else f"{name} ({address})"
+
+
+def _numbers(endpoint: Document) -> list[str]:
+    by_status, latency = endpoint["requests_by_status_total"], endpoint["latency"]
+    return [
+        str(endpoint["in_flight"]),
+        str(endpoint["connections"]),
+        str(endpoint["idle_connections"]),
+        str(endpoint["requests_total"]),
+        *(str(by_status[each]) for each in ("2xx", "4xx", "5xx")),
+        str(endpoint["failures_total"]),
+        *(latency_text(latency[each]) for each in ("p50_s", "p90_s", "p99_s")),
+    ]
+
+
+def size(number: int) -> str:
+    """Bytes in the largest binary unit that leaves at least 1: `1.5 MiB`."""
+    value = float(number)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """The two largest units: `3d 4h`, `5m 7s`, `12s`."""
+    left = int(seconds)
+    parts: list[str] = []
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        number, left = divmod(left, length)
+        if number or parts or unit == "s":
+            parts.append(f"{number}{unit}")
+    return " ".join(parts[:2])
+
+
+def latency_text(seconds: float | None) -> str:
+    """`0.25ms`, `12ms`, `3.4s`; `-` when there were no answers."""
+    if seconds is None:
+        return "-"
+    return f"{seconds:.3g}s" if seconds >= 1 else f"{seconds * 1000:.3g}ms"

@@ -1,0 +1,185 @@
+"""`homeport status` against a real admin server, and against what is none."""
+
+import asyncio
+import io
+import socket
+import threading
+
+import orjson
+import pytest
+
+from proxy.admin.api import AdminServer
+from proxy.admin.client import AdminUnreachable, parse_admin, show_status
+from proxy.admin.render import duration, latency_text, size
+from proxy.errors import Reason
+from proxy.model import TcpAddress, UnixAddress
+from proxy.scoreboard import W_REFUSALS, Scoreboard, latency_index, request_index
+from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
+from proxy.telemetry.metrics import MetricsPage
+from proxy.telemetry.status import DaemonView, State, WorkerReport
+
+LIMIT_S = 20.0
+LOOPBACK = TcpAddress("127.0.0.1", 0)
+QUERY = EndpointSpec("etl/10.0.0.1:9000", 0, TcpAddress("10.0.0.1", 9000), "query:9000")
+PLAIN = EndpointSpec("etl/10.0.0.2:9000", 1, TcpAddress("10.0.0.2", 9000), "10.0.0.2:9000")
+SNAPSHOT = Snapshot(3, (), (ClusterSpec("etl", endpoints=(QUERY, PLAIN)), ClusterSpec("[b]empty")), ())
+REPORT = WorkerReport(State.READY, 3, (("edge", TcpAddress("127.0.0.1", 8080)),))
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def view():
+    board = Scoreboard(endpoints=4)
+    row = board.endpoint_row(0, 0)
+    row[request_index(b"GET", 200)] = 123456
+    row[latency_index(0.001)] = 123456
+    board.worker_row(0)[W_REFUSALS + list(Reason).index(Reason.NO_ROUTE)] = 4
+    return DaemonView(board, SNAPSHOT, REPORT, 7, 3725.0)
+
+
+@pytest.fixture
+def serve(view):
+    """Starts an admin server in a thread; gives its address."""
+    stops = []
+
+    def serve(bind=LOOPBACK, token=None):
+        started, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
+        server = AdminServer(bind, token, lambda: view, MetricsPage(view.board, lambda: SNAPSHOT))
+
+        async def main():
+            await server.start()
+            started.set()
+            await stop.wait()
+            await server.stop()
+
+        thread = threading.Thread(target=lambda: loop.run_until_complete(main()))
+        thread.start()
+        assert started.wait(LIMIT_S)
+        stops.append((thread, loop, stop))
+        return server.address
+
+    yield serve
+    for thread, loop, stop in stops:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(LIMIT_S)
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+def status(admin, token=None, as_json=False, out=None):
+    out, err = out or io.StringIO(), io.StringIO()
+    code = show_status(admin, token, as_json, out, err)
+    return code, out.getvalue(), err.getvalue()
+
+
+def test_plain_columns_for_a_pipe(serve):
+    code, out, err = status(f"http://{serve()}")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert "is ready, up 1h 2m, generation 3, pid 7" in lines[0]
+    assert "listener edge on 127.0.0.1:8080" in lines and "answered by homeport: no_route 4" in lines
+    head = next(index for index, line in enumerate(lines) if line.startswith("CLUSTER"))
+    first, second, empty = lines[head + 1 :]
+    assert first.split()[:2] == ["etl", "query:9000"] and "(10.0.0.1:9000)" in first
+    assert first.split()[6] == "123456" and first.endswith("ms")
+    assert second.split() == ["etl", "10.0.0.2:9000", *["0"] * 8, "-", "-", "-"]
+    assert empty.split() == ["[b]empty", "(none)"]
+    assert out.isascii() and "\x1b" not in out
+
+
+def test_tables_for_a_terminal(serve, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    code, out, _ = status(str(serve()), out=Terminal())
+    assert code == 0 and "\x1b[" in out and "123456" in out and "[b]empty" in out
+
+
+def test_json_is_the_status_with_the_endpoints(serve):
+    code, out, _ = status(str(serve()), as_json=True, out=Terminal())
+    document = orjson.loads(out)
+    assert code == 0 and document["clusters"][0]["endpoints"][0]["id"] == QUERY.id
+    assert document["totals"]["refusals_total"] == {"no_route": 4}
+
+
+def test_unix_socket_and_token(serve, tmp_path):
+    address = serve(UnixAddress(str(tmp_path / "admin.sock")), "s3cret")
+    assert status(str(address), "s3cret")[0] == 0
+    for token in (None, "wrong"):
+        code, out, err = status(str(address), token)
+        assert (code, out) == (1, "") and err.count("\n") == 1
+        assert "status 401" in err and "admin.token" in err and "s3cret" not in err
+
+
+def closed_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "admin", ["http://127.0.0.1:{port}", "unix:/nonexistent/admin.sock", "localhost:{port}"]
+)
+def test_nobody_there_is_one_line_with_advice(admin):
+    code, out, err = status(admin.format(port=closed_port()))
+    assert (code, out) == (1, "") and err.count("\n") == 1
+    assert err.startswith("homeport: no answer from the admin API at ") and "is the daemon running" in err
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n<html",
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        b"SSH-2.0-OpenSSH\r\n",
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{}",
+    ],
+)
+def test_something_else_there_is_one_line(reply):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            for _ in range(1 if b"0 OK\r\nContent-Length: 2\r\n\r\n{}" not in reply else 2):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(reply)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        code, out, err = status(f"127.0.0.1:{server.getsockname()[1]}")
+        thread.join(LIMIT_S)
+    assert (code, out) == (1, "") and err.count("\n") == 1 and err.startswith("homeport: ")
+
+
+@pytest.mark.parametrize(
+    "text", ["https://a:1", "ftp://a", "http://", "http://a:99999", "http://a/x", "http://u@a"]
+)
+def test_addresses_that_are_none(text):
+    with pytest.raises(AdminUnreachable, match="this is no address"):
+        parse_admin(text)
+
+
+def test_addresses():
+    assert (parse_admin("http://[::1]:9901/").host, parse_admin("a:1").port) == ("::1", 1)
+    assert parse_admin("localhost").port == 9901
+    assert parse_admin("unix:/run/a").socket_path == parse_admin("unix:///run/a").socket_path == "/run/a"
+
+
+def test_units():
+    assert [size(n) for n in (0, 1023, 1024, 1536, 5 * 2**30, 2**50)] == [
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "1.5 KiB",
+        "5.0 GiB",
+        "1024.0 TiB",
+    ]
+    assert [duration(s) for s in (0.9, 12, 307, 3600, 90061)] == ["0s", "12s", "5m 7s", "1h 0m", "1d 1h"]
+    assert [latency_text(s) for s in (None, 0.00025, 0.0123, 3.4)] == ["-", "0.25ms", "12.3ms", "3.4s"]
