@@ -2,19 +2,15 @@
 
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 from support import settings
-from support.client import Client
-from support.daemon import Daemon, free_port
+from support.client import Client, OpenClient
+from support.daemon import Daemon, StartDaemon, free_port
 from support.origin import Origin
-
-StartDaemon = Callable[..., Daemon]
-OpenClient = Callable[..., Client]
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +22,8 @@ def shared_origin() -> Iterator[Origin]:
 
 @pytest.fixture
 def origin(shared_origin: Origin) -> Iterator[Origin]:
-    """The scripted origin behind the cluster `origin`; whatever reached it during the test was well-formed."""
+    """The scripted origin behind the cluster `origin`; whatever reached it during the test was
+    well-formed."""
     shared_origin.faults.clear()
     yield shared_origin
     assert shared_origin.faults == []
@@ -85,7 +82,8 @@ def blackhole() -> Iterator[str]:
 def daemon(
     shared_origin: Origin, blackhole: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Daemon]:
-    """The daemon that most tests share: generous limits, every kind of listener, clusters that fail in every way."""
+    """The daemon that most tests share: generous limits, every kind of listener, clusters that fail in every
+    way."""
     folder = tmp_path_factory.mktemp("shared")
     origin_six, origin_unix = Origin("::1"), Origin(unix=folder / "origin.sock")
     addresses = {

@@ -2,7 +2,7 @@
 
 import socket
 import struct
-import time
+from collections.abc import Callable
 
 from support.wait import LIMIT_S
 from support.wire import Cut, Reply, Stream, read_reply
@@ -16,7 +16,8 @@ HOST = "t.test"
 def request(
     method: str, target: str, *lines: str, body: bytes | None = None, host: str | None = HOST, minor: int = 1
 ) -> bytes:
-    """A request with `lines` as further fields; `body` adds its Content-Length; `host=None` leaves Host out."""
+    """A request with `lines` as further fields; `body` adds its Content-Length; `host=None` leaves Host
+    out."""
     head = [f"{method} {target} HTTP/1.{minor}"]
     if host is not None:
         head.append(f"Host: {host}")
@@ -53,6 +54,7 @@ class Client:
     """One connection to the proxy. Every read fails after `LIMIT_S`, so a hang is a failure."""
 
     def __init__(self, address: Address, receive_buffer: int = 0) -> None:
+        self.address = address
         self.sock = connect(address, receive_buffer)
         self.stream = Stream(self.sock)
 
@@ -115,5 +117,5 @@ class Client:
         self.sock.close()
 
 
-def seconds_since(start: float) -> float:
-    return time.monotonic() - start
+OpenClient = Callable[..., Client]
+"""`(daemon, listener="plain", **options)`: a client that is closed at the end of the test."""

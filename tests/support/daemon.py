@@ -10,13 +10,16 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from support.wait import LIMIT_S, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-_COMPLAINTS = re.compile(r"traceback|exception|never retrieved|was never awaited|destroyed but", re.IGNORECASE)
+_COMPLAINTS = re.compile(
+    r"traceback|exception|never retrieved|was never awaited|destroyed but", re.IGNORECASE
+)
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -35,7 +38,9 @@ def free_port(host: str = "127.0.0.1") -> int:
 class Daemon:
     """`homeport run` in a process of its own, with its error output in a file."""
 
-    def __init__(self, config: dict[str, Any], folder: Path, *, nofile: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, config: dict[str, Any], folder: Path, *, nofile: tuple[int, int] | None = None
+    ) -> None:
         self.config = {"admin": {"bind": f"127.0.0.1:{free_port()}"}, **config}
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / "homeport.yaml"
@@ -138,6 +143,10 @@ class Daemon:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+
+
+StartDaemon = Callable[..., Daemon]
+"""`(config, **options)`: a daemon in a folder of its own; whoever asks for it stops it."""
 
 
 def _children(pid: int) -> list[int]:

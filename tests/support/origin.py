@@ -16,7 +16,9 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 class Exchange:
     """A request that the origin received, and the means to answer it."""
 
-    def __init__(self, connection: int, number: int, head: bytes, sock: socket.socket, stream: Stream) -> None:
+    def __init__(
+        self, connection: int, number: int, head: bytes, sock: socket.socket, stream: Stream
+    ) -> None:
         self.connection = connection
         """Which connection, from 1, over the life of the origin."""
         self.number = number
@@ -70,7 +72,8 @@ class Exchange:
         self.sock.close()
 
     def wait_gone(self) -> bytes:
-        """Wait until the proxy closes or resets the connection; what it still sent. `TimeoutError` if it stays."""
+        """Wait until the proxy closes or resets the connection; what it still sent. `TimeoutError` if it
+        stays."""
         return self.stream.rest()
 
 
@@ -80,14 +83,17 @@ Handler = Callable[[Exchange], None]
 class Origin:
     """Listens on a free port (or a Unix socket) and answers by script; everything else gets `200 ok`."""
 
-    def __init__(self, host: str = "127.0.0.1", unix: Path | None = None, port: int = 0, name: str = "") -> None:
+    def __init__(
+        self, host: str = "127.0.0.1", unix: Path | None = None, port: int = 0, name: str = ""
+    ) -> None:
         self.name = name
         self._handlers: dict[str, tuple[Handler, bool]] = {}
         self._seen: list[Exchange] = []
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self.faults: list[str] = []
-        """Requests that were not well-formed, and handlers that failed: a test's end asserts that there are none."""
+        """Requests that were not well-formed, and handlers that failed: a test's end asserts that there are
+        none."""
         if unix is not None:
             self._listener = socket.socket(socket.AF_UNIX)
             self._listener.bind(str(unix))
@@ -105,7 +111,8 @@ class Origin:
         self._thread.start()
 
     def on(self, path: str, handler: Handler | bytes, *, early: bool = False) -> None:
-        """Answer `path` (without query) by `handler`, or by exact bytes; `early` calls it before the body is read."""
+        """Answer `path` (without query) by `handler`, or by exact bytes; `early` calls it before the body is
+        read."""
         if isinstance(handler, bytes):
             data = handler
             self._handlers[path] = (lambda exchange: exchange.send(data), early)
@@ -119,7 +126,9 @@ class Origin:
 
     def wait_seen(self, path: str, count: int = 1) -> list[Exchange]:
         """The same, once there are `count`."""
-        return wait_for(lambda: len(self.seen(path)) >= count and self.seen(path), f"{count} requests for {path}")
+        return wait_for(
+            lambda: len(self.seen(path)) >= count and self.seen(path), f"{count} requests for {path}"
+        )
 
     def only(self, path: str) -> Exchange:
         """The one request for `path`."""

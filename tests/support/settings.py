@@ -47,6 +47,7 @@ def shared(addresses: dict[str, str], folder: Path) -> Config:
         cluster("impatient", origin, timeouts={"response": "400ms", "idle": "400ms"}),
         cluster("total", origin, timeouts={"total": "600ms"}),
         cluster("bounded", {"address": origin, "max_connections": 1}),
+        cluster("alone", origin),
         cluster("unpooled", origin, pool={"max_idle": 0}),
     ]
     return {

@@ -1,8 +1,8 @@
 """A strict little HTTP/1.1 reader over a blocking socket, used for both directions.
 
-It accepts only what RFC 9112 lets a sender generate: CRLF, token names, one framing field, no chunk extensions. What
-the proxy emits must pass it, so every exchange of every test checks the form of the proxy's messages as well.
-"""
+It accepts only what RFC 9112 lets a sender generate: CRLF, token names, one framing field, no chunk
+extensions. What the proxy emits must pass it, so every exchange of every test checks the form of the proxy's
+messages as well."""
 
 import re
 import socket
