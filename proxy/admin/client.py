@@ -88,6 +88,8 @@ def fetch(address: AdminAddress, path: str, token: str | None) -> Any:
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
         body = response.read(MAX_ANSWER_BYTES)
+        if response.length:  # cut short, or larger than that: a bounded read() does not tell
+            raise _no_homeport(address)
     except OSError as error:
         advice = "is the daemon running, and is this its admin.bind? see --admin"
         raise AdminUnreachable(address.text, error.strerror or str(error), advice) from error
