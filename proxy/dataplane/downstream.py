@@ -185,6 +185,10 @@ class Downstream(asyncio.Protocol):
             return False
         if self.relay is not None and self.relay.is_receiving:
             return self.relay.on_client_eof()
+        if self._plane.monotonic() < self._plane.crowded_until:
+            # A client that has closed looks the same, and others wait for its place.
+            self.abort(Reason.CLIENT_GONE)
+            return False
         self.is_half_closed = True
         self._probe_at = self._plane.monotonic() + FIRST_PROBE_S
         self._plane.unwatched[self] = None

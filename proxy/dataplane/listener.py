@@ -32,8 +32,10 @@ _log = logging.getLogger(__name__)
 SPARE_DESCRIPTORS = 8
 # Seconds until the next try when there is no room: 20 looks a second cost nothing and nobody notices the wait.
 RETRY_S = 0.05
-# An idle connection gives way to a new one once it has been idle this long.
-EVICT_IDLE_S = 1.0
+# An idle connection gives way to a new one once it has been idle this long: most that come back do so sooner.
+EVICT_IDLE_S = 10.0
+# For this long after the last client had to wait, clients that sent FIN are taken as gone.
+CROWDED_S = 2.0
 BACKLOG = 4096
 # Unsent bytes that the kernel keeps for a client (tcp(7)). Without it a stalled reader costs up to 4 MB of kernel
 # memory, with it about 143 KB; throughput of a fast reader does not change.
@@ -143,7 +145,10 @@ class Listener:
     def _has_room(self) -> bool:
         plane = self._plane
         cap = self._cap.current(plane.table.limits.connections)
-        return plane.connections + self._adopting < cap or plane.evict_idle(EVICT_IDLE_S)
+        has_room = plane.connections + self._adopting < cap or plane.evict_idle(EVICT_IDLE_S)
+        if not has_room:
+            plane.crowded_until = plane.monotonic() + CROWDED_S
+        return has_room
 
     def _wait(self) -> None:
         """Look away for a moment: a listening socket that is not read stays ready and would burn a core."""

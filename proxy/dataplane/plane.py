@@ -84,6 +84,8 @@ class Plane:
         """Connections that are not read at present, or that sent FIN: their loss must be looked for."""
         self.tunnels = 0
         self.is_draining = False
+        self.crowded_until = 0.0
+        """Until then clients had to wait to be accepted, because there was no room."""
         self.date_line = b""
         self._pools: dict[Endpoint, Pool] = {}
         self._request_prefix = b"%016x" % rng.getrandbits(64)
