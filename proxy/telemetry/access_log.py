@@ -50,8 +50,8 @@ AccessRecord = tuple[
     str | None,  # cluster: its name
     str | None,  # endpoint: id of the last one tried
     int,  # attempts: endpoints tried, ≥ 0
-    int,  # bytes_in: of the request's body
-    int,  # bytes_out: of the answer's body
+    int,  # bytes_in: of the request's body, without its framing; of a refused head all that was read
+    int,  # bytes_out: sent to the client, the answer's head included
     float | None,  # connect_s: seconds to get a connection; None = not reached
     float | None,  # first_byte_s: seconds from the request's head to the answer's first byte, likewise
     float,  # total_s: seconds from the request's head to the end

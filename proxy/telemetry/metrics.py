@@ -67,8 +67,16 @@ _WORKER_COUNTERS: tuple[tuple[str, str, _WorkerValue], ...] = (
         "Requests received, those that were refused included.",
         lambda r: r.requests_total,
     ),
-    ("homeport_downstream_received_bytes", "Bytes read from clients.", lambda r: r.received_bytes_total),
-    ("homeport_downstream_sent_bytes", "Bytes written to clients.", lambda r: r.sent_bytes_total),
+    (
+        "homeport_downstream_received_bytes",
+        "Bytes of requests read from clients, counted when the exchange ends.",
+        lambda r: r.received_bytes_total,
+    ),
+    (
+        "homeport_downstream_sent_bytes",
+        "Bytes sent to clients, counted when the exchange ends.",
+        lambda r: r.sent_bytes_total,
+    ),
     (
         "homeport_downstream_accept_errors",
         "Connections that could not be accepted (out of descriptors or memory).",
@@ -119,8 +127,16 @@ _ENDPOINT_COUNTERS: tuple[tuple[str, str, _EndpointValue], ...] = (
         "Exchanges ended because the client left.",
         lambda r: r.cancelled_total,
     ),
-    ("homeport_upstream_sent_bytes", "Bytes written to the endpoint.", lambda r: r.sent_bytes_total),
-    ("homeport_upstream_received_bytes", "Bytes read from the endpoint.", lambda r: r.received_bytes_total),
+    (
+        "homeport_upstream_sent_bytes",
+        "Bytes of requests' bodies sent to the endpoint, counted when the exchange ends.",
+        lambda r: r.sent_bytes_total,
+    ),
+    (
+        "homeport_upstream_received_bytes",
+        "Bytes of the endpoint's answers passed on, heads included, counted when the exchange ends.",
+        lambda r: r.received_bytes_total,
+    ),
 )
 
 SnapshotSource = Callable[[], Snapshot | None]
