@@ -91,7 +91,9 @@ class Cluster:
         """
         candidates = self.endpoints
         if self._has_limits:
-            candidates = tuple(e for e in candidates if not e.max_connections or e.in_flight < e.max_connections)
+            candidates = tuple(
+                e for e in candidates if not e.max_connections or e.in_flight < e.max_connections
+            )
         picked = self._picker.pick(candidates, facts)
         if picked is None:
             raise RoutingError(Reason.OVERLOADED if self.endpoints else Reason.NO_ENDPOINT)

@@ -117,7 +117,9 @@ def parse_host_pattern(value: object) -> str:
     if "*" in base:
         raise BadValue("has a misplaced wildcard", expected)
     try:
-        numeric = _parse_numeric(base, expected) if base == text else None
+        numeric = _parse_numeric(base, expected)
+        if numeric is not None and base != text:
+            raise BadValue("has a wildcard before an address", expected)
         if numeric is not None:
             return f"[{numeric}]" if ":" in numeric else numeric
         return text.removesuffix(base) + parse_host_name(base)

@@ -5,12 +5,16 @@ the sender's Connection field could name.
 """
 
 from proxy.dataplane.forwarding import VIA_LINE
-from proxy.dataplane.headers import HEAD_END, ReplyHead, RequestHead, drop_fields
+from proxy.dataplane.framing import BodyReader, ChunkedBody, EofBody, LengthBody
+from proxy.dataplane.headers import HEAD_END, drop_fields
+from proxy.dataplane.reply_head import ReplyHead
+from proxy.dataplane.request_head import RequestHead
 from proxy.policy.route import CompiledRoute
 
 _CLOSE_END = VIA_LINE + b"\r\nConnection: close" + HEAD_END
 _KEEP_ALIVE_END = VIA_LINE + b"\r\nConnection: keep-alive" + HEAD_END
 _PLAIN_END = VIA_LINE + HEAD_END
+_CHUNKED_LINE = b"\r\nTransfer-Encoding: chunked"
 
 
 def compose_request(
@@ -26,7 +30,7 @@ def compose_request(
         target, kept = _rewrite_request(head, route, kept)
     parts = [head.method, b" ", target, b" HTTP/1.1", *kept]
     if head.chunked:
-        parts.append(b"\r\nTransfer-Encoding: chunked")
+        parts.append(_CHUNKED_LINE)
     elif head.length >= 0:
         parts.append(b"\r\nContent-Length: %d" % head.length)
     if head.expect:
@@ -77,3 +81,26 @@ def compose_switch(head: ReplyHead) -> bytes:
     """A 101 to our own Upgrade (RFC 9110 7.8)."""
     upgrade = b"\r\nConnection: Upgrade\r\nUpgrade: " + head.upgrade
     return b"".join((b"HTTP/1.1 101 ", head.reason, *head.kept, upgrade, VIA_LINE, HEAD_END))
+
+
+def frame_reply(
+    request: RequestHead, head: ReplyHead, trailer_bytes: int
+) -> tuple[BodyReader | None, bytes, bool]:
+    """How the body of a reply goes out: its reader (`None` = there is none), the line that says so to the client, and
+    whether the client's connection can carry another reply after it (RFC 9112 6.3)."""
+    line = b"" if head.length < 0 else b"\r\nContent-Length: %d" % head.length
+    status = head.status
+    if request.method == b"HEAD" or status == 304:
+        return None, line, True
+    if status == 204:
+        return None, b"", True
+    if head.length >= 0:
+        return LengthBody(head.length), line, True
+    if not request.minor:
+        # HTTP/1.0 knows no chunks: the end of the connection ends the body.
+        if head.chunked:
+            return ChunkedBody(keep_chunks=False, trailer_bytes=trailer_bytes), b"", False
+        return EofBody(chunked=False), b"", False
+    if head.chunked:
+        return ChunkedBody(keep_chunks=True, trailer_bytes=trailer_bytes), _CHUNKED_LINE, True
+    return EofBody(chunked=True), _CHUNKED_LINE, True

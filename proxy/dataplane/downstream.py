@@ -15,21 +15,19 @@ send a reset, which can destroy the answer in the client's buffers (RFC 9112 9.6
 """
 
 import asyncio
-import fcntl
 import logging
-import struct
-import termios
 from enum import Enum
 from typing import TYPE_CHECKING, cast
 
 from proxy.dataplane.exchange import Exchange
-from proxy.dataplane.forwarding import TrustedProxies, extended_lines, identity_lines
-from proxy.dataplane.headers import HEAD_END, RequestHead, check_partial_request, parse_request
+from proxy.dataplane.forwarding import ClientIdentity
+from proxy.dataplane.headers import HEAD_END
 from proxy.dataplane.relay import Relay
-from proxy.dataplane.responses import refusal_body, render
+from proxy.dataplane.request_head import check_partial_request, parse_request
+from proxy.dataplane.responses import refusal, render
+from proxy.dataplane.stall import STALL_CHECK_S, Stall, unsent_bytes
 from proxy.errors import DownstreamError, Reason
 from proxy.policy.proxy_protocol import parse as parse_proxy_header
-from proxy.snapshot import Limits
 
 if TYPE_CHECKING:
     from proxy.dataplane.listener import Listener
@@ -58,39 +56,17 @@ _CLOSED = Phase.CLOSED
 
 # Seconds that a client is given to read an answer it did not wait for (nginx's lingering_timeout is 5).
 LINGER_S = 5.0
-# Seconds between two looks at a client that does not read.
-STALL_CHECK_S = 1.0
 # A client that sent FIN is first asked whether it is still there after this many seconds, then half as often each time.
 FIRST_PROBE_S = 1.0
-
-
-class _Stall:
-    """How a client takes what waits for it, from the moment it could not take it at once."""
-
-    __slots__ = ("_began", "_first", "_last", "_progress_at")
-
-    def __init__(self, now: float, waiting: int) -> None:
-        self._began = self._progress_at = now
-        self._first = self._last = waiting
-
-    def is_hopeless(self, waiting: int, timeout_s: float, limits: Limits, *, now: float) -> bool:
-        """Whether nothing was taken for `timeout_s` (0 = no limit), or less than the minimum rate asks for."""
-        if waiting < self._last:
-            self._last = waiting
-            self._progress_at = now
-        elapsed = now - self._began
-        too_slow = self._first - waiting < limits.min_rate_bytes_per_s * elapsed
-        return (0.0 < timeout_s <= now - self._progress_at) or (elapsed > limits.min_rate_grace_s and too_slow)
 
 
 class Downstream(asyncio.Protocol):
     """A connection from a client."""
 
     __slots__ = (
-        "_buffer", "_host", "_host_key", "_identity", "_identity_host", "_is_reading_heads", "_is_trusted",
-        "_plane", "_probe_at", "_probe_gap_s", "_requests", "_stall", "_transport", "deadline", "deadline_reason",
-        "idle_since", "is_blocked", "is_half_closed", "is_paused", "listener", "local_authority", "peer", "peer_key",
-        "phase", "relay", "total_deadline",
+        "_buffer", "_is_reading_heads", "_plane", "_probe_at", "_probe_gap_s", "_requests", "_stall", "_transport",
+        "deadline", "deadline_reason", "identity", "idle_since", "is_blocked", "is_half_closed", "is_paused",
+        "listener", "local_authority", "peer", "peer_key", "phase", "relay", "total_deadline",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -121,22 +97,13 @@ class Downstream(asyncio.Protocol):
         """When `deadline_reason` ends what is going on; 0 = never."""
         self.deadline_reason = Reason.HEADER_TIMEOUT
         self.total_deadline = 0.0
-        self._is_trusted = listener.trusted.is_trusted(peer)
-        self._identity = b""
-        self._identity_host: bytes | None = None
-        self._host: bytes | None = None
-        self._host_key = ""
-        self._stall: _Stall | None = None
+        self.identity = ClientIdentity(peer, listener.trusted, b"http")
+        self._stall: Stall | None = None
         self._probe_at = 0.0
         self._probe_gap_s = FIRST_PROBE_S
 
     def __repr__(self) -> str:
         return f"Downstream({self.peer!r}, {self.phase.value}, {len(self._buffer)} bytes, {self.relay!r})"
-
-    @property
-    def scheme(self) -> bytes:
-        """`http` or `https`, as the client used it."""
-        return b"http"
 
     @property
     def must_close(self) -> bool:
@@ -256,23 +223,6 @@ class Downstream(asyncio.Protocol):
         self._buffer = b""
         self.resume()
         return data
-
-    def host_key(self, host: bytes) -> str:
-        """`host` in lower case without its port, as routes match it."""
-        if host is not self._host and host != self._host:
-            self._host = host
-            name = host.decode("latin-1").lower()
-            self._host_key = name[: name.rfind("]") + 1] if name.startswith("[") else name.partition(":")[0]
-        return self._host_key
-
-    def identity_lines(self, head: RequestHead) -> bytes:
-        """The lines that tell the endpoint who the client is."""
-        if head.forwarded is not None and self._is_trusted:
-            return extended_lines(head.forwarded, self.peer, head.host, self.scheme)
-        if head.host != self._identity_host:
-            self._identity_host = head.host
-            self._identity = identity_lines(self.peer, head.host, self.scheme)
-        return self._identity
 
     def on_exchange_end(self, *, keep_alive: bool, cut: bool, unread: bool) -> None:
         """The exchange is over: read the next request, or close. `unread` = part of its request was not read."""
@@ -417,7 +367,7 @@ class Downstream(asyncio.Protocol):
         self.phase = _HEAD
         if header.source is not None:
             self.peer = header.source
-            self._is_trusted = self.listener.trusted.is_trusted(header.source)
+            self.identity = ClientIdentity(header.source, self.listener.trusted, b"http")
         rest = data[header.consumed :]
         if rest:
             self._read_heads(rest)
@@ -426,12 +376,14 @@ class Downstream(asyncio.Protocol):
         """Answer bytes that are no acceptable request, and close."""
         plane = self._plane
         request_id = plane.new_request_id()
+        body, fields = refusal(reason, request_id, [(b"X-Request-Id", request_id)])
         response = render(
             reason.status,
-            body=refusal_body(reason, request_id),
-            fields=[(b"Content-Type", b"application/json"), (b"X-Request-Id", request_id)],
+            body=body,
+            fields=fields,
             date_line=plane.date_line,
-            close=True,
+            keep_alive=False,
+            minor=1,
             with_body=not data.startswith(b"HEAD "),
         )
         self.write(response)
@@ -465,20 +417,18 @@ class Downstream(asyncio.Protocol):
         if not self.is_blocked:
             self.deadline = 0.0
             return
-        waiting = self._transport.get_write_buffer_size() + self._kernel_bytes()
+        waiting = self._transport.get_write_buffer_size() + unsent_bytes(self._fd())
         stall = self._stall
         if stall is None:
-            stall = self._stall = _Stall(now, waiting)
+            stall = self._stall = Stall(now, waiting)
         table = self._plane.table
         if stall.is_hopeless(waiting, table.timeouts.write_s, table.limits, now=now):
             self.abort(Reason.SLOW_CLIENT)
         else:
             self.set_deadline(now + STALL_CHECK_S, Reason.SLOW_CLIENT)
 
-    def _kernel_bytes(self) -> int:
-        """Bytes in the kernel that the client has not acknowledged yet (SIOCOUTQ of tcp(7))."""
-        fd = self._transport.get_extra_info("socket").fileno()
-        return cast(int, struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+    def _fd(self) -> int:
+        return cast(int, self._transport.get_extra_info("socket").fileno())
 
     def watch_fd(self, now: float) -> int:
         """The descriptor to look at for a loss that reading would not notice; -1 when there is none."""
@@ -488,7 +438,7 @@ class Downstream(asyncio.Protocol):
             self.relay.probe_client()
             self._probe_gap_s *= 2
             self._probe_at = now + self._probe_gap_s
-        return cast(int, self._transport.get_extra_info("socket").fileno())
+        return self._fd()
 
     def _close_after_answer(self, *, unread: bool) -> None:
         """Close once the answer is out; linger when the client may still be sending."""

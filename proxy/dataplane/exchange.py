@@ -22,11 +22,20 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from proxy.cluster import Cluster, Lease
-from proxy.dataplane.compose import compose_interim, compose_reply, compose_request, compose_switch
-from proxy.dataplane.framing import BadBody, BodyReader, reply_body, reply_has_no_body, request_body
-from proxy.dataplane.headers import HEAD_END, ReplyHead, RequestHead, parse_reply
-from proxy.dataplane.responses import CONTINUE, refusal_body, render
+from proxy.dataplane.compose import (
+    compose_interim,
+    compose_reply,
+    compose_request,
+    compose_switch,
+    frame_reply,
+)
+from proxy.dataplane.framing import BadBody, BodyReader
+from proxy.dataplane.headers import HEAD_END
+from proxy.dataplane.reply_head import ReplyHead, parse_reply
+from proxy.dataplane.request_head import RequestHead
+from proxy.dataplane.responses import CONTINUE, fixed_answer, refusal, render
 from proxy.dataplane.tunnel import Tunnel
+from proxy.dataplane.upload import Upload
 from proxy.errors import DownstreamError, ExchangeError, Reason, RoutingError, UpstreamError
 from proxy.model import NO_FACTS, Outcome
 from proxy.policy.path import routing_path
@@ -68,7 +77,6 @@ CONNECT_BUFFER_BYTES = 64 * 1024
 MAX_INTERIM = 64
 # RFC 9110 9.2.2. A request with one of these may be sent again when its connection died before it was answered.
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"QUERY"))
-_CHUNKED_LINE = b"\r\nTransfer-Encoding: chunked"
 
 
 class Exchange:
@@ -76,9 +84,9 @@ class Exchange:
 
     __slots__ = (
         "_connecting", "_downstream", "_first_write", "_interim", "_plane", "_reply_body", "_reply_buffer",
-        "_reply_keep_alive", "_request_body", "_table", "_upload_blocked_at", "_upload_blocked_s", "_upstream",
-        "attempts", "cluster", "connected_at", "first_byte_at", "head", "keep_alive", "lease", "received_bytes",
-        "request_id", "route", "sent_bytes", "started", "state", "status",
+        "_reply_keep_alive", "_table", "_upload", "_upstream", "attempts", "cluster", "connected_at", "first_byte_at",
+        "head", "keep_alive", "lease", "received_bytes", "request_id", "route", "sent_bytes", "started", "state",
+        "status",
     )  # fmt: skip
 
     def __init__(self, downstream: "Downstream", plane: "Plane", head: RequestHead, now: float) -> None:
@@ -96,7 +104,7 @@ class Exchange:
         self.lease: Lease | None = None
         self._upstream: Upstream | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._request_body: BodyReader | None = None
+        self._upload: Upload | None = None
         """The body that is still to come; `None` when all of it has."""
         self._first_write = b""
         """Head and first body bytes as sent, until the reply begins: what a fresh connection would be given."""
@@ -112,8 +120,6 @@ class Exchange:
         """Payload received from the client."""
         self.sent_bytes = 0
         """Bytes written to the client."""
-        self._upload_blocked_at = 0.0
-        self._upload_blocked_s = 0.0
 
     def __repr__(self) -> str:
         endpoint = self.lease.endpoint.id if self.lease else "-"
@@ -122,7 +128,7 @@ class Exchange:
     @property
     def is_receiving(self) -> bool:
         """Whether the client's next bytes belong to this request; otherwise they are the next one."""
-        return self._request_body is not None
+        return self._upload is not None
 
     # ------------------------------------------------------------------ the request
 
@@ -144,7 +150,7 @@ class Exchange:
                 self._answer(route, action)
                 return
             self.cluster = self._table.clusters[route.choose_cluster(self._plane.rng)]
-            if self._request_body is not None and not rest and not head.expect:
+            if self._upload is not None and not rest and not head.expect:
                 # Take no endpoint before there is something to send it: slow uploads would use them up.
                 self.state = _WAITING_BODY
                 self._downstream.set_deadline(self.started + BODY_WAIT_S, Reason.BODY_TIMEOUT)
@@ -154,17 +160,16 @@ class Exchange:
             self.fail(error)
 
     def _begin_body(self, rest: bytes) -> bytes:
-        head = self.head
         limits = self._table.limits
-        self._request_body = request_body(head.length, chunked=head.chunked, trailer_bytes=limits.header_bytes)
-        if limits.body_bytes and head.length > limits.body_bytes:
+        self._upload = Upload(self.head, limits, self.started)
+        if limits.body_bytes and self.head.length > limits.body_bytes:
             raise DownstreamError(Reason.BODY_TOO_LARGE)
         return self._take_body(rest) if rest else b""
 
     def _find_route(self) -> None:
         head = self.head
         listener = self._downstream.listener.name
-        host = self._downstream.host_key(head.host)
+        host = self._downstream.identity.host_key(head.host)
         path = routing_path(head.path)
         routes = self._table.routes
         self.route = routes.match(listener, host, path, head.method, head.field)
@@ -173,21 +178,15 @@ class Exchange:
             raise RoutingError(miss.reason, miss.allow)
 
     def _take_body(self, data: bytes) -> bytes:
-        """Pass `data` through the reader of the request's body. Raises `DownstreamError`."""
-        reader = self._request_body
-        assert reader is not None
-        try:
-            out = reader.feed(data)
-        except BadBody:
-            raise DownstreamError(Reason.BAD_CHUNK) from None
-        self.received_bytes = reader.payload_bytes
-        limit = self._table.limits.body_bytes
-        if limit and reader.payload_bytes > limit:
-            raise DownstreamError(Reason.BODY_TOO_LARGE)
-        if reader.done:
-            self._request_body = None
-            if reader.extra:
-                self._downstream.hold(reader.extra)
+        """What of `data` goes to the endpoint; what is left belongs to later requests. Raises `DownstreamError`."""
+        upload = self._upload
+        assert upload is not None
+        out = upload.feed(data)
+        self.received_bytes = upload.payload_bytes
+        if upload.is_done:
+            self._upload = None
+            if upload.extra:
+                self._downstream.hold(upload.extra)
         return out
 
     def _dispatch(self, body: bytes) -> None:
@@ -200,7 +199,7 @@ class Exchange:
         sent = compose_request(
             head,
             route,
-            identity=downstream.identity_lines(head),
+            identity=downstream.identity.lines(head),
             request_id=self.request_id,
             local_authority=downstream.local_authority,
         )
@@ -242,7 +241,7 @@ class Exchange:
         upstream.requests += 1
         self.attempts += 1
         upstream.write(self._first_write)
-        if self._request_body is None:
+        if self._upload is None:
             self._await_reply(self.connected_at)
         else:
             self._await_body()
@@ -288,16 +287,16 @@ class Exchange:
             self._after_body_piece()
 
     def _after_body_piece(self) -> None:
-        if self._request_body is None:
-            self._await_reply(self._plane.monotonic())
-            return
-        self.head.expect = False
-        self._await_body()
-        limits = self._table.limits
-        # Cut an upload that drips; time in which the endpoint did not take the bytes is not held against it.
-        elapsed = self._plane.monotonic() - self.started - self._upload_blocked_s
-        if elapsed > limits.min_rate_grace_s and self.received_bytes < limits.min_rate_bytes_per_s * elapsed:
+        upload = self._upload
+        now = self._plane.monotonic()
+        if upload is None:
+            self._await_reply(now)
+        elif upload.is_dripping(now):
             self.fail(DownstreamError(Reason.BODY_TIMEOUT))
+        else:
+            # The client has not waited for the endpoint's word.
+            self.head.expect = False
+            self._await_body()
 
     # ------------------------------------------------------------------ the reply
 
@@ -347,7 +346,7 @@ class Exchange:
             raise UpstreamError(Reason.BAD_REPLY)
         if self.head.minor == 1:
             self._write(compose_interim(head))
-        if head.status == 100 and self._request_body is not None:
+        if head.status == 100 and self._upload is not None:
             self.head.expect = False
             self._await_body()
 
@@ -357,22 +356,12 @@ class Exchange:
         self.state = _REPLYING
         self.status = head.status
         self._first_write = b""
-        if self._request_body is not None or request.upgrade or self._downstream.must_close:
+        if self._upload is not None or request.upgrade or self._downstream.must_close:
             self.keep_alive = False
         self._reply_keep_alive = head.keep_alive
-        body: BodyReader | None = None
-        framing = b"" if head.length < 0 else b"\r\nContent-Length: %d" % head.length
-        if reply_has_no_body(request.method, head.status):
-            if head.status == 204:
-                framing = b""
-        else:
-            limit = self._table.limits.header_bytes
-            body = reply_body(head.length, chunked=head.chunked, to_http10=request.minor == 0, trailer_bytes=limit)
-            if head.length < 0:
-                if request.minor:
-                    framing = _CHUNKED_LINE
-                else:
-                    self.keep_alive = False
+        body, framing, can_continue = frame_reply(request, head, self._table.limits.header_bytes)
+        if not can_continue:
+            self.keep_alive = False
         route = self.route
         assert route is not None
         parts = compose_reply(
@@ -430,7 +419,9 @@ class Exchange:
                 self._write(out)
                 self._complete_reply(b"")
         elif self.state is _DISPATCHED:
-            self._on_unanswered(UpstreamError(Reason.BAD_REPLY if self._reply_buffer else Reason.UPSTREAM_CLOSED))
+            self._on_unanswered(
+                UpstreamError(Reason.BAD_REPLY if self._reply_buffer else Reason.UPSTREAM_CLOSED)
+            )
         return False
 
     def on_upstream_lost(self, error: Exception | None) -> None:
@@ -459,7 +450,7 @@ class Exchange:
             self.attempts == 1
             and self.connected_at == self.started  # it came from the pool
             and self._first_write != b""
-            and self._request_body is None
+            and self._upload is None
             and not self.first_byte_at
             and self.head.method in IDEMPOTENT
         )
@@ -471,7 +462,7 @@ class Exchange:
             upstream is not None
             and self._reply_keep_alive
             and not extra
-            and self._request_body is None
+            and self._upload is None
             and not self.head.upgrade
             and not upstream.is_closed
             and not upstream.is_blocked
@@ -523,14 +514,16 @@ class Exchange:
     def on_upstream_blocked(self) -> None:
         """The endpoint does not take what was written: read no more from the client."""
         self._downstream.pause()
-        self._upload_blocked_at = self._plane.monotonic()
+        if self._upload is not None:
+            self._upload.on_blocked(self._plane.monotonic())
         if self.state is _DISPATCHED:
             assert self.cluster is not None
             self._set_deadline(self.cluster.spec.timeouts.idle_s, Reason.IDLE_TIMEOUT)
 
     def on_upstream_writable(self) -> None:
         """The endpoint has taken everything."""
-        self._upload_blocked_s += self._plane.monotonic() - self._upload_blocked_at
+        if self._upload is not None:
+            self._upload.on_writable(self._plane.monotonic())
         self._downstream.resume()
         if self.state is _DISPATCHED:
             self._after_body_piece()
@@ -539,7 +532,7 @@ class Exchange:
 
     def on_client_eof(self) -> bool:
         """The client will send no more; it still gets its reply if its request is complete."""
-        if self._request_body is not None:
+        if self._upload is not None:
             self.on_client_gone()
             return False
         return True
@@ -587,37 +580,35 @@ class Exchange:
         if self.state is _REPLYING or reason.status == 499:
             self._end(outcome, reason, cut=True)
             return
-        self.status = reason.status
-        fields = [(b"Content-Type", b"application/json")]
-        if isinstance(error, RoutingError) and error.allow:
-            fields.append((b"Allow", error.allow))
-        self._respond(refusal_body(reason, self.request_id), fields)
+        fields = [(b"Allow", error.allow)] if isinstance(error, RoutingError) and error.allow else []
+        self._respond(reason.status, *refusal(reason, self.request_id, fields))
         self._end(outcome, reason)
 
     def _answer(self, route: CompiledRoute, action: RespondSpec | RedirectSpec) -> None:
         """A fixed response or a redirect of the configuration."""
-        self.status = action.status
+        head = self.head
         if isinstance(action, RespondSpec):
-            self._respond(action.body, [(name.encode(), value.encode()) for name, value in action.headers])
+            body, fields = fixed_answer(action)
         else:
-            head = self.head
-            location = route.redirect_location(self._downstream.scheme, head.host, head.path, head.query)
-            self._respond(b"", [(b"Location", location)])
+            location = route.redirect_location(
+                self._downstream.identity.scheme, head.host, head.path, head.query
+            )
+            body, fields = b"", [(b"Location", location)]
+        self._respond(action.status, body, fields)
         self._end(Outcome.LOCAL, None)
 
-    def _respond(self, body: bytes, fields: list[tuple[bytes, bytes]]) -> None:
-        """Answer with `self.status` ourselves; what is left of the request is not read."""
-        if self._request_body is not None or self.head.upgrade or self._downstream.must_close:
+    def _respond(self, status: int, body: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+        """Answer ourselves; what is left of the request is not read."""
+        self.status = status
+        if self._upload is not None or self.head.upgrade or self._downstream.must_close:
             self.keep_alive = False
-        if self.keep_alive and self.head.minor == 0:
-            fields.append((b"Connection", b"keep-alive"))
-        fields.append((b"X-Request-Id", self.request_id))
         response = render(
-            self.status,
+            status,
             body=body,
-            fields=fields,
+            fields=[*fields, (b"X-Request-Id", self.request_id)],
             date_line=self._plane.date_line,
-            close=not self.keep_alive,
+            keep_alive=self.keep_alive,
+            minor=self.head.minor,
             with_body=self.head.method != b"HEAD",
         )
         self._write(response)

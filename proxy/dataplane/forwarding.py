@@ -7,6 +7,8 @@ lists are extended by the peer's address, and protocol, host and real address ar
 import ipaddress
 from collections.abc import Sequence
 
+from proxy.dataplane.request_head import RequestHead
+
 VIA_NAME = b"homeport"
 VIA_LINE = b"\r\nVia: 1.1 " + VIA_NAME
 _SINGLE = (b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"x-real-ip")
@@ -72,3 +74,41 @@ def extended_lines(claimed: Sequence[tuple[bytes, bytes]], peer: str, host: byte
     lines += [_CANONICAL[name] + b": " + value for name, value in single.items()]
     lines.append(b"Forwarded: " + b", ".join(elements))
     return b"\r\n" + b"\r\n".join(lines) + VIA_LINE
+
+
+class ClientIdentity:
+    """What one connection's requests have in common: who sends them, and to which host the last one went.
+
+    Most connections ask for one host, so what depends on it is made once and kept until another comes.
+    """
+
+    __slots__ = ("_host", "_host_key", "_is_trusted", "_lines", "_peer", "scheme")
+
+    def __init__(self, peer: str, trusted: TrustedProxies, scheme: bytes) -> None:
+        self._peer = peer
+        self._is_trusted = trusted.is_trusted(peer)
+        self.scheme = scheme
+        """`http` or `https`, as the client used it."""
+        self._host: bytes | None = None
+        self._host_key = ""
+        self._lines = b""
+
+    def host_key(self, host: bytes) -> str:
+        """`host` in lower case without its port, as routes match it."""
+        if host != self._host:
+            self._see(host)
+        return self._host_key
+
+    def lines(self, head: RequestHead) -> bytes:
+        """The lines that tell the endpoint who the client is."""
+        if head.forwarded is not None and self._is_trusted:
+            return extended_lines(head.forwarded, self._peer, head.host, self.scheme)
+        if head.host != self._host:
+            self._see(head.host)
+        return self._lines
+
+    def _see(self, host: bytes) -> None:
+        self._host = host
+        name = host.decode("latin-1").lower()
+        self._host_key = name[: name.rfind("]") + 1] if name.startswith("[") else name.partition(":")[0]
+        self._lines = identity_lines(self._peer, host, self.scheme)

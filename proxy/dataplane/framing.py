@@ -254,20 +254,3 @@ class ChunkedBody:
             raise BadBody(str(error)) from None
         if re.search(rb"[^\t -~\x80-\xff\r]|\r.", last):
             raise BadBody("malformed trailer")
-
-
-def request_body(length: int, *, chunked: bool, trailer_bytes: int) -> BodyReader:
-    """The reader for a request's body, framed for the endpoint as the client framed it."""
-    return ChunkedBody(keep_chunks=True, trailer_bytes=trailer_bytes) if chunked else LengthBody(length)
-
-
-def reply_has_no_body(method: bytes, status: int) -> bool:
-    """Replies that end with their head, whatever their fields say (RFC 9112 6.3, rules 1 and 2)."""
-    return method == b"HEAD" or status == 204 or status == 304 or status < 200
-
-
-def reply_body(length: int, *, chunked: bool, to_http10: bool, trailer_bytes: int) -> BodyReader:
-    """The reader for a reply's body, framed for a client of HTTP/1.1 or 1.0 (RFC 9112 6.3, rules 4 to 8)."""
-    if chunked:
-        return ChunkedBody(keep_chunks=not to_http10, trailer_bytes=trailer_bytes)
-    return LengthBody(length) if length >= 0 else EofBody(chunked=not to_http10)

@@ -92,7 +92,12 @@ class Listener:
     """One listening socket of a worker."""
 
     def __init__(
-        self, spec: ListenerSpec, sock: socket.socket, plane: "Plane", cap: ConnectionCap, clients: Counter[str]
+        self,
+        spec: ListenerSpec,
+        sock: socket.socket,
+        plane: "Plane",
+        cap: ConnectionCap,
+        clients: Counter[str],
     ) -> None:
         self.spec = spec
         self.name = spec.name
@@ -205,5 +210,3 @@ class Listener:
         self._clients[peer] -= 1
         if not self._clients[peer]:
             del self._clients[peer]
-
-

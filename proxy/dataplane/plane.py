@@ -118,7 +118,11 @@ class Plane:
     def apply(self, table: Table) -> None:
         """Serve from `table` from the next request on."""
         self.table = table
-        params = {endpoint: cluster.spec.pool for cluster in table.clusters.values() for endpoint in cluster.endpoints}
+        params = {
+            endpoint: cluster.spec.pool
+            for cluster in table.clusters.values()
+            for endpoint in cluster.endpoints
+        }
         now = self.monotonic()
         for endpoint, pool in list(self._pools.items()):
             if endpoint in params:
@@ -130,7 +134,9 @@ class Plane:
 
     # ------------------------------------------------------------------ records
 
-    def record(self, exchange: "Exchange", downstream: "Downstream", outcome: Outcome, reason: Reason | None) -> None:
+    def record(
+        self, exchange: "Exchange", downstream: "Downstream", outcome: Outcome, reason: Reason | None
+    ) -> None:
         """Count an exchange that ended, and log it."""
         now = self.monotonic()
         row = self.row
@@ -152,7 +158,9 @@ class Plane:
         if self.access_log.enabled:
             self._log_exchange(exchange, downstream, outcome, reason, now)
 
-    def record_refusal(self, downstream: "Downstream", reason: Reason, request: bytes, sent_bytes: int) -> None:
+    def record_refusal(
+        self, downstream: "Downstream", reason: Reason, request: bytes, sent_bytes: int
+    ) -> None:
         """Count and log a connection whose bytes never became a request."""
         row = self.row
         row[W_REFUSALS + REASON_INDEX[reason]] += 1
@@ -170,7 +178,12 @@ class Plane:
         )  # fmt: skip
 
     def _log_exchange(
-        self, exchange: "Exchange", downstream: "Downstream", outcome: Outcome, reason: Reason | None, now: float
+        self,
+        exchange: "Exchange",
+        downstream: "Downstream",
+        outcome: Outcome,
+        reason: Reason | None,
+        now: float,
     ) -> None:
         head = exchange.head
         started = exchange.started
@@ -228,7 +241,9 @@ class Plane:
             _log.exception("the tick failed")
 
     def _check_deadlines(self, now: float) -> None:
-        for downstream in [d for d in self.active if 0.0 < d.deadline <= now or 0.0 < d.total_deadline <= now]:
+        for downstream in [
+            d for d in self.active if 0.0 < d.deadline <= now or 0.0 < d.total_deadline <= now
+        ]:
             downstream.on_deadline(now)
         keep_alive = self.table.timeouts.keep_alive_s
         before = now - keep_alive if keep_alive else -1.0
@@ -280,7 +295,9 @@ class Plane:
         row = self.row
         row[W_HEARTBEAT_MS] = int(now * 1000)
         row[W_CONNECTIONS] = self.connections
-        row[W_EXCHANGES] = sum(1 for d in self.active if d.relay is not None) if len(self.active) < 1000 else 0
+        row[W_EXCHANGES] = (
+            sum(1 for d in self.active if d.relay is not None) if len(self.active) < 1000 else 0
+        )
         row[W_TUNNELS] = self.tunnels
         if not self.blocked:
             row[W_BUFFERED_BYTES] = 0

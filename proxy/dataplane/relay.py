@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from proxy.errors import Reason, UpstreamError
+from proxy.errors import Reason
 
 
 class Relay(Protocol):

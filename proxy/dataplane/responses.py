@@ -5,6 +5,10 @@ from collections.abc import Iterable
 import orjson
 
 from proxy.errors import Reason
+from proxy.snapshot import RespondSpec
+
+Fields = list[tuple[bytes, bytes]]
+"""Names and values of header fields."""
 
 _PHRASES = {
     200: b"OK", 201: b"Created", 202: b"Accepted", 204: b"No Content", 301: b"Moved Permanently", 302: b"Found",
@@ -30,24 +34,31 @@ def render(
     body: bytes,
     fields: Iterable[tuple[bytes, bytes]],
     date_line: bytes,
-    close: bool,
+    keep_alive: bool,
+    minor: int,
     with_body: bool,
 ) -> bytes:
-    """A whole response. `date_line` is `\\r\\nDate: …`; `with_body` is false for the answer to HEAD."""
+    """A whole response to a request of HTTP/1.`minor`. `date_line` is `\\r\\nDate: …`; `with_body` is false for the
+    answer to HEAD."""
     parts = [b"HTTP/1.1 %d %b" % (status, phrase_of(status))]
     parts += [b"\r\n%b: %b" % field for field in fields]
-    if status != 204 and status != 304:
+    has_body = status != 204 and status != 304
+    if has_body:
         parts.append(b"\r\nContent-Length: %d" % len(body))
     parts.append(date_line)
-    parts.append(b"\r\nConnection: close\r\n\r\n" if close else b"\r\n\r\n")
-    if with_body and status != 204 and status != 304:
+    if not keep_alive:
+        parts.append(b"\r\nConnection: close")
+    elif not minor:
+        parts.append(b"\r\nConnection: keep-alive")
+    parts.append(b"\r\n\r\n")
+    if with_body and has_body:
         parts.append(body)
     return b"".join(parts)
 
 
-def refusal_body(reason: Reason, request_id: bytes) -> bytes:
-    """The JSON that tells a client why: the reason's code and text, never internals."""
-    return orjson.dumps(
+def refusal(reason: Reason, request_id: bytes, fields: Fields) -> tuple[bytes, Fields]:
+    """Body and fields that tell a client why: the reason's code and text as JSON, never internals."""
+    body = orjson.dumps(
         {
             "error": reason.code,
             "message": reason.text,
@@ -55,3 +66,12 @@ def refusal_body(reason: Reason, request_id: bytes) -> bytes:
             "request_id": request_id.decode("latin-1"),
         }
     )
+    return body, [(b"Content-Type", b"application/json"), *fields]
+
+
+def fixed_answer(action: RespondSpec) -> tuple[bytes, Fields]:
+    """Body and fields of a fixed response; plain text unless the configuration says what it is."""
+    fields = [(name.encode(), value.encode()) for name, value in action.headers]
+    if action.body and not any(name.lower() == b"content-type" for name, _ in fields):
+        fields.append((b"Content-Type", b"text/plain; charset=utf-8"))
+    return action.body, fields

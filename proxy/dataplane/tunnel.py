@@ -23,7 +23,12 @@ class Tunnel:
     is_receiving = True
 
     def __init__(
-        self, exchange: "Exchange", downstream: "Downstream", upstream: "Upstream", plane: "Plane", idle_s: float
+        self,
+        exchange: "Exchange",
+        downstream: "Downstream",
+        upstream: "Upstream",
+        plane: "Plane",
+        idle_s: float,
     ) -> None:
         self._exchange = exchange
         self._downstream = downstream

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 class Upstream(asyncio.Protocol):
     """A connection to an endpoint."""
 
-    __slots__ = ("_transport", "idle_since", "is_blocked", "is_closed", "is_paused", "pool", "relay", "requests")
+    __slots__ = (
+        "_transport",
+        "idle_since",
+        "is_blocked",
+        "is_closed",
+        "is_paused",
+        "pool",
+        "relay",
+        "requests",
+    )
 
     _transport: asyncio.Transport
 

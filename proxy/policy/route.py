@@ -30,7 +30,15 @@ from random import Random
 
 from proxy.errors import Reason
 from proxy.policy.rewrite import PathRewrite, Redirect, bare_prefix, compile_edits, compile_host
-from proxy.snapshot import HeaderEdits, MatchSpec, RedirectSpec, RespondSpec, RewriteSpec, RouteSpec, SplitSpec
+from proxy.snapshot import (
+    HeaderEdits,
+    MatchSpec,
+    RedirectSpec,
+    RespondSpec,
+    RewriteSpec,
+    RouteSpec,
+    SplitSpec,
+)
 
 Field = Callable[[bytes], bytes | None]
 """Value of the request's field by its lower-case name, several joined by `, ` (RFC 9110 5.3); or `None`."""

@@ -1,0 +1,103 @@
+"""The head of a reply: validated, its framing understood (RFC 9112 4, 6.3), the rest kept as it came."""
+
+import re
+
+from httptools import HttpParserUpgrade, HttpResponseParser
+from httptools.parser.errors import HttpParserError
+
+from proxy.dataplane.headers import DIGITS, HOP_NAMES, HeadSink, drop_fields, field_pattern
+from proxy.errors import Reason, UpstreamError
+
+_FIELDS = field_pattern((*HOP_NAMES, "proxy-authenticate", "content-length", "date"))
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\r\n")
+
+
+class ReplyHead:
+    """What the request path needs to know of a reply's head."""
+
+    __slots__ = (
+        "chunked",
+        "has_date",
+        "keep_alive",
+        "kept",
+        "length",
+        "low",
+        "minor",
+        "raw",
+        "reason",
+        "status",
+        "upgrade",
+    )
+
+    def __init__(self, raw: bytes, status: int, reason: bytes, minor: int) -> None:
+        self.raw = raw
+        self.low = raw.lower()
+        self.status = status
+        self.reason = reason
+        self.minor = minor
+        self.length = -1
+        """Content-Length, or -1 when there is none."""
+        self.chunked = False
+        self.keep_alive = minor == 1
+        self.has_date = False
+        self.upgrade = b""
+        self.kept: list[bytes] = []
+        """Slices of the head that pass on unchanged, each beginning with CRLF or empty."""
+
+
+def parse_reply(raw: bytes, max_fields: int) -> ReplyHead:
+    """Validate and scan `raw`, the head of a reply. Raises `UpstreamError` (BAD_REPLY, REPLY_HEADER_TOO_LARGE)."""
+    # A field takes at least four bytes (`a:` and CRLF), so most heads need not be counted.
+    if len(raw) > 4 * max_fields and raw.count(b"\n") - 2 > max_fields:
+        raise UpstreamError(Reason.REPLY_HEADER_TOO_LARGE)
+    sink = HeadSink()
+    try:
+        HttpResponseParser(sink).feed_data(raw)
+    except HttpParserUpgrade:
+        sink.complete = True
+    except HttpParserError:
+        raise UpstreamError(Reason.BAD_REPLY) from None
+    line = _STATUS_LINE.match(raw)
+    if line is None or not sink.complete:
+        raise UpstreamError(Reason.BAD_REPLY)
+    head = ReplyHead(raw, int(line[2]), line[3] or b"", 1 if line[1] == b"1" else 0)
+    _scan_fields(head)
+    return head
+
+
+def _scan_fields(head: ReplyHead) -> None:
+    raw, low = head.raw, head.low
+    kept = head.kept
+    connection = b""
+    at = low.index(b"\n") - 1
+    for match in _FIELDS.finditer(low):
+        name = match[1]
+        if name == b"date":
+            head.has_date = True
+            continue
+        if name == b"content-length":
+            value = match[2].rstrip(b" \t")
+            if head.length >= 0 or not DIGITS.fullmatch(value):
+                raise UpstreamError(Reason.BAD_REPLY)
+            head.length = int(value)
+        elif name == b"connection":
+            connection = connection + b"," + match[2] if connection else match[2]
+        elif name == b"transfer-encoding":
+            # RFC 9112 6.1: only with HTTP/1.1; we decode chunked alone, and once.
+            if head.chunked or head.minor == 0 or match[2].rstrip(b" \t") != b"chunked":
+                raise UpstreamError(Reason.BAD_REPLY)
+            head.chunked = True
+        elif name == b"upgrade":
+            head.upgrade = match[2].rstrip(b" \t")
+        start, end = match.span()
+        kept.append(raw[at : start - 1])
+        at = end
+    kept.append(raw[at:-4])
+    if head.chunked and head.length >= 0:
+        raise UpstreamError(Reason.BAD_REPLY)
+    if connection:
+        tokens = {token.strip(b" \t") for token in connection.split(b",")}
+        head.keep_alive = b"close" not in tokens and (head.minor == 1 or b"keep-alive" in tokens)
+        nominated = tokens - {b"close", b"keep-alive", b"upgrade", b""}
+        if nominated:
+            kept[:] = [drop_fields(piece, nominated) for piece in kept]

@@ -1,0 +1,37 @@
+"""Whether a client that does not take its answer is slow or gone for good."""
+
+import fcntl
+import struct
+import termios
+
+from proxy.snapshot import Limits
+
+# Seconds between two looks at a client that does not read.
+STALL_CHECK_S = 1.0
+
+
+def unsent_bytes(fd: int) -> int:
+    """Bytes in the kernel that the peer has not acknowledged yet (SIOCOUTQ of tcp(7))."""
+    answer: tuple[int] = struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0"))
+    return answer[0]
+
+
+class Stall:
+    """How a client takes what waits for it, from the moment it could not take it at once."""
+
+    __slots__ = ("_began", "_first", "_last", "_progress_at")
+
+    def __init__(self, now: float, waiting: int) -> None:
+        self._began = self._progress_at = now
+        self._first = self._last = waiting
+
+    def is_hopeless(self, waiting: int, timeout_s: float, limits: Limits, *, now: float) -> bool:
+        """Whether nothing was taken for `timeout_s` (0 = no limit), or less than the minimum rate asks for."""
+        if waiting < self._last:
+            self._last = waiting
+            self._progress_at = now
+        elapsed = now - self._began
+        too_slow = self._first - waiting < limits.min_rate_bytes_per_s * elapsed
+        return (0.0 < timeout_s <= now - self._progress_at) or (
+            elapsed > limits.min_rate_grace_s and too_slow
+        )
