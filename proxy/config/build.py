@@ -123,7 +123,12 @@ def build_snapshot(
 
 def _listener(listener: Listener, index: int) -> ListenerSpec:
     name = listener.name or f"listener-{index + 1}"
-    return ListenerSpec(name, listener.bind, listener.trusted_proxies, listener.proxy_protocol)
+    return ListenerSpec(
+        name=name,
+        bind=listener.bind,
+        trusted_proxies=listener.trusted_proxies,
+        proxy_protocol=listener.proxy_protocol,
+    )
 
 
 def _cluster(cluster: Cluster, resolved: Resolved, slots: SlotAllocator) -> ClusterSpec:
@@ -139,8 +144,18 @@ def _cluster(cluster: Cluster, resolved: Resolved, slots: SlotAllocator) -> Clus
         name=cluster.name,
         balancer=cluster.balancer,
         endpoints=tuple(endpoints.values()),
-        timeouts=UpstreamTimeouts(timeouts.connect, timeouts.response, timeouts.idle, timeouts.total),
-        pool=PoolParams(pool.max_idle, pool.idle_timeout, pool.max_requests),
+        timeouts=UpstreamTimeouts(
+            connect_s=timeouts.connect,
+            response_s=timeouts.response,
+            idle_s=timeouts.idle,
+            tunnel_s=timeouts.tunnel,
+            total_s=timeouts.total,
+        ),
+        pool=PoolParams(
+            max_idle=pool.max_idle,
+            idle_timeout_s=pool.idle_timeout,
+            max_requests=pool.max_requests,
+        ),
     )
 
 
@@ -203,10 +218,14 @@ def _match(match: Match) -> MatchSpec:
 def _action(route: Route) -> Action:
     if route.respond is not None:
         respond = route.respond
-        return RespondSpec(respond.status, respond.body.encode(), tuple(respond.headers.items()))
+        return RespondSpec(
+            status=respond.status, body=respond.body.encode(), headers=tuple(respond.headers.items())
+        )
     if route.redirect is not None:
         to = route.redirect
-        return RedirectSpec(to.status, to.scheme, to.host, to.path, to.path_prefix)
+        return RedirectSpec(
+            status=to.status, scheme=to.scheme, host=to.host, path=to.path, path_prefix=to.path_prefix
+        )
     if route.split:
         return SplitSpec(tuple((part.cluster, part.weight) for part in route.split))
     return SplitSpec(((route.cluster, 1),))
@@ -223,4 +242,4 @@ def _rewrite(rewrite: Rewrite) -> RewriteSpec:
 
 
 def _edits(edits: HeaderEditsConfig) -> HeaderEdits:
-    return HeaderEdits(tuple(edits.set.items()), edits.remove)
+    return HeaderEdits(set=tuple(edits.set.items()), remove=edits.remove)

@@ -265,4 +265,6 @@ def _syntax_trouble(error: yaml.YAMLError) -> Trouble:
             mark = _mark(place)
         told = [text for text in (error.context, error.problem) if text]
         message += f": {', '.join(told)}" if told else ""
-    return Trouble(mark, (), message, None, "YAML 1.2 with quotes around values that hold ': ' or ' #'")
+    return Trouble(
+        mark, (), message, None, "YAML; values with ': ' or ' #', and ${…} inside braces, need quotes"
+    )

@@ -94,8 +94,11 @@ class ClusterTimeouts(Section):
     """From the last byte of the request to the first byte of the answer; then 504. Default 300s; 0 = no
     limit."""
     idle: Duration = written("60s")
-    """Between two bytes of an answer or of a tunnel, while the client takes them; then the exchange is cut.
-    Default 60s; 0 = no limit."""
+    """Between two bytes of an answer while the client takes them, or until the endpoint takes more of an
+    upload; then the exchange is cut. Default 60s; 0 = no limit."""
+    tunnel: Duration = written("1h")
+    """Without a byte in either direction of a tunnel (WebSocket); then it is closed. Default 1h; 0 = no
+    limit."""
     total: Duration = written("0")
     """From the request's head to the end of the answer; does not count for tunnels. Default 0 = no limit."""
 

@@ -1,0 +1,129 @@
+"""The schema: every key is described, the examples are complete, and the defaults are the snapshot's."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from proxy.config.build import SlotAllocator, build_snapshot
+from proxy.config.load import load_bytes, load_file
+from proxy.config.schema import Config, config_json_schema
+from proxy.snapshot import (
+    AccessLogSpec,
+    ClusterSpec,
+    DownstreamTimeouts,
+    EndpointSpec,
+    Limits,
+    ListenerSpec,
+    MatchSpec,
+    RouteSpec,
+    Snapshot,
+    SplitSpec,
+)
+
+EXAMPLES = Path(__file__).parents[2] / "config"
+SCHEMA = config_json_schema()
+
+
+def models() -> dict[str, dict[str, Any]]:
+    return {"Config": SCHEMA, **SCHEMA["$defs"]}
+
+
+def refer(schema: dict[str, Any]) -> str | None:
+    """Name of the model that `schema` leads to."""
+    if "$ref" in schema:
+        return str(schema["$ref"]).rpartition("/")[2]
+    return refer(schema["items"]) if "items" in schema else None
+
+
+def keys_in(model: str, data: Any) -> set[str]:
+    """`Model.key` for every key that `data` sets."""
+    found = set()
+    for item in data if isinstance(data, list) else [data]:
+        for key, value in item.items():
+            found.add(f"{model}.{key}")
+            inner = refer(models()[model]["properties"][key])
+            if inner is not None:
+                found |= keys_in(inner, value)
+    return found
+
+
+ALL_KEYS = {f"{name}.{key}" for name, model in models().items() for key in model["properties"]}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.yaml")))
+def test_the_examples_are_clean(name):
+    load_file(EXAMPLES / name, {})
+
+
+def test_the_full_example_sets_every_key():
+    assert keys_in("Config", yaml.safe_load((EXAMPLES / "full.yaml").read_text())) == ALL_KEYS
+
+
+def test_every_key_says_its_meaning_and_its_default():
+    for name, model in models().items():
+        assert model["additionalProperties"] is False
+        for key, schema in model["properties"].items():
+            text = schema["description"].replace("\n", " ")
+            if key in model.get("required", ()):
+                assert text.endswith("Required."), (name, key)
+                continue
+            assert "Default" in text, (name, key)
+            default = schema.get("default")
+            if default is False or default in ([], {}):
+                continue
+            if default is not None and not isinstance(default, list):
+                assert f"Default {default}" in text.replace("`", ""), (name, key)
+
+
+def test_keys_of_later_features_are_unknown():
+    later = {"tls", "health_check", "circuit_breaker", "retry", "queue", "scaler", "locality", "discovery"}
+    assert not later & {key.partition(".")[2] for key in ALL_KEYS}
+
+
+def test_scalars_of_the_schema_take_what_loading_takes():
+    duration = SCHEMA["$defs"]["Timeouts"]["properties"]["header"]
+    assert duration["default"] == "10s"
+    assert {"type": "string", "pattern": r"\$\{"} in duration["anyOf"]
+    assert len(SCHEMA["$defs"]["Route"]["oneOf"]) == 4
+    assert SCHEMA["properties"]["listeners"]["minItems"] == 1
+
+
+def test_the_smallest_file_has_the_defaults_of_the_snapshot():
+    config = load_file(EXAMPLES / "minimal.yaml", {})
+    addresses = [endpoint.address for endpoint in config.clusters[0].endpoints]
+    assert build_snapshot(config, generation=1, resolved={}, slots=SlotAllocator()) == Snapshot(
+        generation=1,
+        listeners=(ListenerSpec("listener-1", config.listeners[0].bind),),
+        clusters=(
+            ClusterSpec(
+                "analytics",
+                endpoints=tuple(
+                    EndpointSpec(f"analytics/{address}", slot, address, str(address))
+                    for slot, address in enumerate(addresses)
+                ),
+            ),
+        ),
+        routes=(RouteSpec("route-1", MatchSpec(path_prefix="/"), SplitSpec((("analytics", 1),))),),
+        timeouts=DownstreamTimeouts(),
+        limits=Limits(),
+        access_log=AccessLogSpec(),
+    )
+
+
+def test_the_full_example_writes_the_defaults_of_times_and_limits():
+    full = load_file(EXAMPLES / "full.yaml", {})
+    minimal = load_file(EXAMPLES / "minimal.yaml", {})
+    for key in ("timeouts", "limits", "upgrades", "workers", "drain_timeout"):
+        assert getattr(full, key) == getattr(minimal, key)
+    assert full.clusters[0].timeouts == minimal.clusters[0].timeouts
+    assert full.clusters[0].pool == minimal.clusters[0].pool
+    assert full.clusters[0].dns == minimal.clusters[0].dns
+
+
+def test_workers():
+    text = (EXAMPLES / "minimal.yaml").read_text()
+    assert load_bytes(text.encode(), "f", EXAMPLES, {}).workers is None
+    assert load_bytes(f"{text}workers: 4\n".encode(), "f", EXAMPLES, {}).workers == 4
+    assert isinstance(Config.model_fields["workers"].default, str)
