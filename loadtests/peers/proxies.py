@@ -1,0 +1,150 @@
+"""Every proxy of the comparison: is it installed, its version, its command.
+
+Go programs get GOMAXPROCS=1: they see two cores though only one is theirs.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loadtests.peers import configs
+from loadtests.peers.configs import Place
+from loadtests.peers.processes import free_port
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A command that runs a proxy in the foreground, and what it wants in its environment."""
+
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """One competitor."""
+
+    name: str
+    binary: Callable[[], str | None]
+    """Path of its program, None when it is not installed."""
+    version: Callable[[str], str]
+    """What the program at a path says of itself."""
+    launch: Callable[[str, Place], Launch]
+    """Writes the configuration into the place's directory and returns the command for the program at a
+    path."""
+    bare: bool = False
+    """Forwards and does nothing else: none of the duties."""
+
+
+def _on_path(name: str) -> Callable[[], str | None]:
+    # A wheel puts its program next to the interpreter, which need not be on PATH when the environment is not
+    # active.
+    places = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin"))
+    return lambda: shutil.which(name, path=places)
+
+
+def _envoy_binary() -> str | None:
+    # The wheel's `envoy` on PATH is a Python script that starts this program; the measure is of the program.
+    spec = importlib.util.find_spec("envoy")
+    if spec is not None and spec.submodule_search_locations:
+        binary = Path(spec.submodule_search_locations[0]) / "_bin" / "envoy"
+        if binary.exists():
+            return str(binary)
+    return _on_path("envoy")()
+
+
+def _module(name: str) -> Callable[[], str | None]:
+    return lambda: sys.executable if importlib.util.find_spec(name) else None
+
+
+def _says(*arguments: str) -> Callable[[str], str]:
+    """The first thing like a version number in what the program prints."""
+
+    def version(binary: str) -> str:
+        done = subprocess.run([binary, *arguments], capture_output=True, text=True, timeout=30, check=False)
+        found = re.search(r"\d+\.\d+\.\d+", done.stdout + done.stderr)
+        return found.group() if found else "?"
+
+    return version
+
+
+def _package(name: str) -> Callable[[str], str]:
+    return _says("-c", f"import importlib.metadata as m; print(m.version({name!r}))")
+
+
+def _nginx(duties: bool) -> Callable[[str, Place], Launch]:
+    def launch(binary: str, place: Place) -> Launch:
+        config = place.directory / "nginx.conf"
+        config.write_text(configs.nginx_config(place, duties))
+        return Launch([binary, "-c", str(config), "-p", str(place.directory)])
+
+    return launch
+
+
+def _haproxy(duties: bool) -> Callable[[str, Place], Launch]:
+    def launch(binary: str, place: Place) -> Launch:
+        config = place.directory / "haproxy.cfg"
+        config.write_text(configs.haproxy_config(place, duties))
+        return Launch([binary, "-db", "-f", str(config)])
+
+    return launch
+
+
+def _envoy(duties: bool) -> Callable[[str, Place], Launch]:
+    def launch(binary: str, place: Place) -> Launch:
+        config = place.directory / "envoy.json"
+        config.write_text(json.dumps(configs.envoy_config(place, duties)))
+        options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "error"]
+        return Launch([binary, "-c", str(config), *options])
+
+    return launch
+
+
+def _traefik(binary: str, place: Place) -> Launch:
+    static, dynamic = configs.traefik_configs(place)
+    (place.directory / "static.json").write_text(json.dumps(static))
+    (place.directory / "dynamic.json").write_text(json.dumps(dynamic))
+    return Launch([binary, f"--configFile={place.directory}/static.json"], {"GOMAXPROCS": "1"})
+
+
+def _caddy(binary: str, place: Place) -> Launch:
+    config = place.directory / "Caddyfile"
+    config.write_text(configs.caddy_config(place))
+    # Its certificates and state would go to the user's home otherwise.
+    home = {"XDG_DATA_HOME": str(place.directory), "XDG_CONFIG_HOME": str(place.directory)}
+    return Launch(
+        [binary, "run", "--config", str(config), "--adapter", "caddyfile"], {"GOMAXPROCS": "1", **home}
+    )
+
+
+def _aiohttp(binary: str, place: Place) -> Launch:
+    origins = [str(port) for port in place.origins]
+    return Launch([binary, "-m", "loadtests.peers.aiohttp_proxy", str(place.port), *origins])
+
+
+def _homeport(binary: str, place: Place) -> Launch:
+    config = place.directory / "homeport.yaml"
+    config.write_text(json.dumps(configs.homeport_config(place, free_port())))  # JSON is YAML
+    return Launch([binary, "-m", "proxy", "run", "-c", str(config)])
+
+
+PROXIES = (
+    Proxy("homeport", _module("proxy.__main__"), _package("homeport"), _homeport),
+    Proxy("nginx", _on_path("nginx"), _says("-v"), _nginx(True)),
+    Proxy("haproxy", _on_path("haproxy"), _says("-v"), _haproxy(True)),
+    Proxy("envoy", _envoy_binary, _says("--version"), _envoy(True)),
+    Proxy("traefik", _on_path("traefik"), _says("version"), _traefik),
+    Proxy("caddy", _on_path("caddy"), _says("version"), _caddy),
+    Proxy("aiohttp", _module("aiohttp"), _package("aiohttp"), _aiohttp),
+    Proxy("nginx-bare", _on_path("nginx"), _says("-v"), _nginx(False), bare=True),
+    Proxy("haproxy-bare", _on_path("haproxy"), _says("-v"), _haproxy(False), bare=True),
+    Proxy("envoy-bare", _envoy_binary, _says("--version"), _envoy(False), bare=True),
+)
+BY_NAME = {proxy.name: proxy for proxy in PROXIES}

@@ -1,0 +1,178 @@
+"""What a run found out, as tables for people and as JSON for programs."""
+
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from loadtests.peers import proxies
+from loadtests.peers.bench import Settings
+from loadtests.peers.results import KIB, SUBJECT, Results, Verdict, ratio, spread, verdicts
+from loadtests.peers.rows import BY_NAME, ROWS, SATURATION
+
+ABSENT = "–"
+FIGURES = ("cpu_us", "rps", "p50_ms", "p99_ms", "rss_bytes")
+BARE_TITLE = "the same, bare: none of the duties"
+
+
+def _columns(results: Results) -> list[str]:
+    return [name for name in results.versions if not proxies.BY_NAME[name].bare]
+
+
+def _rows(results: Results) -> list[str]:
+    return [row.name for row in ROWS if any(row.name == measured for measured, _ in results.samples)]
+
+
+def _text(value: float | None, form: str) -> str:
+    return ABSENT if value is None else format(value, form)
+
+
+def _figure_table(results: Results, title: str, figure: str, form: str, style: box.Box) -> Table:
+    """One figure: rows down, proxies across."""
+    columns = _columns(results)
+    table = Table(title=title, box=style, title_justify="left")
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right", style="bold" if name == SUBJECT else None)
+    for row in _rows(results):
+        values = [results.median(row, name, figure) for name in columns]
+        table.add_row(BY_NAME[row].title, *(_text(value, form) for value in values))
+        bare = [results.median(row, f"{name}-bare", figure) for name in columns]
+        if row == SATURATION.name and any(value is not None for value in bare):
+            table.add_row(BARE_TITLE, *(_text(value, form) for value in bare), style="dim")
+    return table
+
+
+def _memory_table(results: Results, style: box.Box) -> Table:
+    columns = _columns(results)
+    table = Table(title="Memory", box=style, title_justify="left")
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right", style="bold" if name == SUBJECT else None)
+
+    def line(title: str, figure: Callable[[str], float | None], unit: int, form: str = ".0f") -> None:
+        values = {name: figure(name) for name in columns}
+        table.add_row(title, *(ABSENT if v is None else format(v / unit, form) for v in values.values()))
+
+    last = next(reversed(_rows(results)), "")
+    line("resident after all rows, MiB", lambda name: results.median(last, name, "rss_bytes"), KIB**2)
+    if results.idle:
+        count = next(iter(results.idle.values())).connections
+        line(f"each of {count} idle connections, KiB", results.idle_bytes, KIB, ".1f")
+    if results.stalled:
+        count = next(iter(results.stalled.values())).connections
+        line(f"each of {count} stalled readers, KiB", results.stalled_bytes, KIB)
+        line("  of it in the kernel, KiB", results.stalled_kernel_bytes, KIB)
+    return table
+
+
+def _ratio_table(results: Results, style: box.Box) -> Table:
+    table = Table(title=f"{SUBJECT}: CPU time and p99 relative to others", box=style, title_justify="left")
+    table.add_column("")
+    for other in ("haproxy", "envoy"):
+        table.add_column(f"CPU ÷ {other}", justify="right")
+        table.add_column(f"p99 ÷ {other}", justify="right")
+    for row in _rows(results):
+        cells = [
+            _text(ratio(results, row, figure, SUBJECT, other), ".2f")
+            for other in ("haproxy", "envoy")
+            for figure in ("cpu_us", "p99_ms")
+        ]
+        table.add_row(BY_NAME[row].title, *cells)
+    return table
+
+
+def _verdict_table(found: list[Verdict], style: box.Box) -> Table:
+    table = Table(title="Targets", box=style, title_justify="left")
+    for title in ("target", "measured", "met"):
+        table.add_column(title)
+    words = {True: "[green]yes[/]", False: "[red]no[/]", None: "not measured"}
+    for each in found:
+        table.add_row(each.target, _text(each.value, ".2f"), words[each.is_met])
+    return table
+
+
+def tables(results: Results, style: box.Box = box.SIMPLE_HEAD) -> list[Table]:
+    """All tables, those without rows left out."""
+    made = [
+        _figure_table(results, "CPU µs per request", "cpu_us", ".1f", style),
+        _figure_table(results, "Requests per second", "rps", ",.0f", style),
+        _figure_table(results, "p50, ms", "p50_ms", ".2f", style),
+        _figure_table(results, "p99, ms", "p99_ms", ".2f", style),
+        _memory_table(results, style),
+    ]
+    if SUBJECT in results.versions:
+        made += [_ratio_table(results, style), _verdict_table(verdicts(results), style)]
+    return [table for table in made if table.row_count]
+
+
+def notes(results: Results) -> list[str]:
+    """What a reader must know besides the figures."""
+    versions = "; ".join(f"{name} {version}" for name, version in results.versions.items())
+    said = [f"Medians of valid rounds. {versions}"]
+    for name, duties in results.missing_duties.items():
+        if duties and not proxies.BY_NAME[name].bare:
+            said.append(f"{name} does not make {', '.join(duties)}: it does less than the others.")
+    said += [f"{name} did not run: {reason}" for name, reason in results.absent.items()]
+    said += [f"invalid: {problem}" for problem in results.problems()]
+    return said
+
+
+def show(results: Results, console: Console) -> None:
+    """Print everything."""
+    for table in tables(results):
+        console.print(table)
+    for note in notes(results):
+        console.print(note, markup=False, highlight=False)
+
+
+def write_markdown(results: Results, path: Path) -> None:
+    """The tables for a document."""
+    with path.open("w") as file:
+        console = Console(file=file, width=400, no_color=True)
+        for table in tables(results, box.MARKDOWN):
+            table.expand = False
+            title, table.title = table.title, None
+            console.print(f"### {title}\n", markup=False)
+            console.print(table)
+            console.print()
+        for note in notes(results):
+            console.print(f"- {note}", markup=False)
+
+
+def write_json(results: Results, settings: Settings, path: Path) -> None:
+    """All figures with every round, and the machine they are from."""
+    document = {
+        "machine": {
+            "cpus": os.cpu_count(),
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+        },
+        "settings": {"rounds": settings.rounds, "seconds": settings.seconds},
+        "versions": results.versions,
+        "absent": results.absent,
+        "missing_duties": results.missing_duties,
+        "rows": [
+            {
+                "row": row,
+                "title": BY_NAME[row].title,
+                "proxy": proxy,
+                "median": {figure: results.median(row, proxy, figure) for figure in FIGURES},
+                "cpu_spread": spread(samples, "cpu_us"),
+                "rounds": samples,
+            }
+            for (row, proxy), samples in results.samples.items()
+        ],
+        "idle": results.idle,
+        "stalled": results.stalled,
+        "targets": [
+            {"target": v.target, "limit": v.limit, "value": v.value, "met": v.is_met}
+            for v in verdicts(results)
+        ],
+    }
+    path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
