@@ -69,7 +69,8 @@ def _says(*arguments: str) -> Callable[[str], str]:
 
     def version(binary: str) -> str:
         done = subprocess.run([binary, *arguments], capture_output=True, text=True, timeout=30, check=False)
-        found = re.search(r"\d+\.\d+\.\d+", done.stdout + done.stderr)
+        said = done.stdout + done.stderr if done.returncode == 0 else ""
+        found = re.search(r"\d+\.\d+\.\d+", said)
         return found.group() if found else "?"
 
     return version
@@ -136,7 +137,7 @@ def _homeport(binary: str, place: Place) -> Launch:
 
 
 PROXIES = (
-    Proxy("homeport", _module("proxy.__main__"), _package("homeport"), _homeport),
+    Proxy("homeport", _module("proxy"), _says("-c", "import proxy; print(proxy.__version__)"), _homeport),
     Proxy("nginx", _on_path("nginx"), _says("-v"), _nginx(True)),
     Proxy("haproxy", _on_path("haproxy"), _says("-v"), _haproxy(True)),
     Proxy("envoy", _envoy_binary, _says("--version"), _envoy(True)),
