@@ -1,5 +1,6 @@
 """Fixtures for the integration tests: the scripted origin, the daemons and the clients in front of it."""
 
+import itertools
 import re
 import socket
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from support import settings
 from support.client import Client, OpenClient
 from support.daemon import Daemon, StartDaemon, free_port
 from support.origin import Origin
+
+_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +35,7 @@ def origin(shared_origin: Origin) -> Iterator[Origin]:
 @pytest.fixture
 def path(request: pytest.FixtureRequest) -> str:
     """A path of the test's own, so that tests share an origin without meeting."""
-    return "/" + re.sub(r"[^A-Za-z0-9_]+", "-", request.node.name).strip("-")
+    return "/" + re.sub(r"[^A-Za-z0-9_]+", "-", request.node.name).strip("-") + f"-{next(_numbers)}"
 
 
 def _starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartDaemon]:

@@ -10,6 +10,8 @@ from support.origin import OK, Exchange, Origin
 from support.wait import wait_for
 
 NAMES = ["round_robin", "weighted_round_robin", "least_connections", "random"]
+BY_LOAD = ["least_connections", "random"]
+"""Their endpoints have equal weights here, the others' have `WEIGHTS`."""
 WEIGHTS = [3, 2, 1]
 
 
@@ -27,11 +29,15 @@ def balanced(module_daemon: StartDaemon, endpoints: list[Origin]) -> Iterator[Da
     members = [
         {"address": one.address, "weight": weight} for one, weight in zip(endpoints, WEIGHTS, strict=True)
     ]
+    equal = [{**member, "weight": 1} for member in members]
     bounded = [{**member, "max_connections": 1} for member in members]
     daemon = module_daemon(
         {
             "listeners": [settings.listener()],
-            "clusters": [settings.cluster(name, *members, balancer=name) for name in NAMES]
+            "clusters": [
+                settings.cluster(name, *(equal if name in BY_LOAD else members), balancer=name)
+                for name in NAMES
+            ]
             + [settings.cluster("bounded", *bounded)],
             "routes": [settings.route(name, path_prefix="/" + name) for name in [*NAMES, "bounded"]],
         }

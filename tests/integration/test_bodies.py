@@ -106,7 +106,8 @@ def test_echo(client: Client, origin: Origin, path: str, size: int) -> None:
     reply = client.reply()
     sender.join()
     assert digest(reply.body) == digest(content(size))
-    client.assert_open("/")
+    if "close" not in reply.fields.tokens("connection"):  # which a reply during an upload may say
+        client.assert_open("/")
 
 
 def test_echo_answers_each_chunk(client: Client, origin: Origin, path: str) -> None:

@@ -191,9 +191,19 @@ def watch_for_end(exchange: Exchange) -> None:
 
 
 def trickle(exchange: Exchange) -> None:
-    """Send a reply that never ends, and report when the proxy gives up."""
-    exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nbegin")
-    watch_for_end(exchange)
+    """Send a reply that takes long, and report when the proxy gives up."""
+    exchange.sock.settimeout(0.05)
+    try:
+        exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nbegin")
+        while True:
+            try:
+                if not exchange.stream.fill():
+                    break
+            except TimeoutError:
+                exchange.send(b".")
+    except ConnectionError:
+        pass
+    exchange.events.put("gone")
 
 
 LEAVE = {"close": Client.close, "reset": Client.reset}

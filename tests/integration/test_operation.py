@@ -46,7 +46,8 @@ def test_log_of_a_good_exchange(client: Client, origin: Origin, access_log: Path
     assert one["cluster"] == "origin"
     assert one["endpoint"] == f"origin/{origin.address}"
     assert one["attempts"] == 1
-    assert (one["bytes_in"], one["bytes_out"]) == (567, 1234)
+    assert one["bytes_in"] == 567
+    assert 1234 < one["bytes_out"] < 1234 + 1000  # with the head
     assert 0 <= one["first_byte_s"] <= one["total_s"] < 30
     assert one["connect_s"] is None or 0 <= one["connect_s"] <= one["total_s"]
     assert one["user_agent"] == "tests/1"
@@ -86,7 +87,7 @@ def test_log_of_a_cut_reply(client: Client, origin: Origin, access_log: Path, pa
     one = record(access_log, path)
     assert (one["status"], one["outcome"]) == (200, "upstream_failed")
     assert one["reason"] in ("reply_cut", "upstream_closed")
-    assert one["bytes_out"] <= 10
+    assert 10 <= one["bytes_out"] < 1000
 
 
 def test_log_of_a_client_that_left(client: Client, origin: Origin, access_log: Path, path: str) -> None:
