@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from loadtests.peers import memory, origin, verify
 from loadtests.peers.configs import Place
-from loadtests.peers.load import Generator, Sample
+from loadtests.peers.load import Generator, Sample, failed
 from loadtests.peers.processes import Child, ChildError, Children, free_port
 from loadtests.peers.proxies import Proxy
 from loadtests.peers.results import Results
@@ -71,7 +71,7 @@ class Bench:
         self._directory = directory
         self._progress = progress
         self._proxy_cores, self._load_cores = cores()
-        self._generator = Generator(children, directory, self._load_cores)
+        self._generator = Generator(children, directory, self._proxy_cores, self._load_cores)
         self._unusable: dict[tuple[str, str], tuple[str, ...]] = {}
         self.results = Results()
 
@@ -149,7 +149,7 @@ class Bench:
 
     def _sample(self, row: Row, up: Running, number: int) -> Sample:
         if faults := self._unusable.get((row.name, up.proxy.name)):
-            return Sample(0.0, 0.0, 0.0, 0.0, 0, faults)
+            return failed(*faults)
         if number == 1 and (warm_up_s := self._settings.warm_up_s):
             self._generator.measure(row, up.child, up.port, warm_up_s, self._rate(row, up))
         return self._generator.measure(row, up.child, up.port, self._settings.seconds, self._rate(row, up))

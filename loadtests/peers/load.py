@@ -3,12 +3,13 @@ wrong."""
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtests.peers.processes import Child, ChildError, Children
+from loadtests.peers.processes import Child, ChildError, Children, busy_s
 from loadtests.peers.rows import Row
 
 CONNECTIONS = 64
@@ -40,17 +41,27 @@ class Sample:
     p50_ms: float
     p99_ms: float
     rss_bytes: int
+    others: float
+    """Share of the proxy's core, 0 to 1, that other programs of the machine had meanwhile."""
     problems: tuple[str, ...] = ()
     """Why the figures are not to be used; empty when they are."""
+
+
+def failed(*problems: str) -> Sample:
+    """A measurement that came to nothing."""
+    return Sample(0.0, 0.0, 0.0, 0.0, 0, 0.0, problems)
 
 
 class Generator:
     """Runs loads on the load's cores; needs a directory for the requests."""
 
-    def __init__(self, children: Children, directory: Path, cores: list[int]) -> None:
+    def __init__(
+        self, children: Children, directory: Path, proxy_cores: list[int], load_cores: list[int]
+    ) -> None:
         self._children = children
         self._directory = directory
-        self._cores = cores
+        self._proxy_cores = proxy_cores
+        self._load_cores = load_cores
 
     def measure(self, row: Row, proxy: Child, port: int, seconds: float, rate: float | None) -> Sample:
         """Load `proxy` with the row's request for `seconds`, at `rate` requests/s or, with None, as fast as
@@ -59,20 +70,25 @@ class Generator:
         if not file.exists():
             file.write_bytes(row.request())
         command = _wrk(file, port, seconds) if rate is None else _paced(file, port, seconds, rate)
-        before_s = proxy.cpu_s()
+        start_s, cpu_s, core_s = time.monotonic(), proxy.cpu_s(), busy_s(self._proxy_cores)
         try:
             summary = parse_summary(self._run(command, seconds))
         except ChildError as error:
-            return Sample(0.0, 0.0, 0.0, 0.0, proxy.rss_bytes(), (str(error),))
-        cpu_s = proxy.cpu_s() - before_s
-        done = max(summary.requests, 1)
+            return failed(str(error))
+        cpu_s = proxy.cpu_s() - cpu_s
+        core_s = busy_s(self._proxy_cores) - core_s
         return Sample(
-            cpu_us=cpu_s * 1e6 / done, rps=summary.requests / summary.duration_s, p50_ms=summary.p50_ms,
-            p99_ms=summary.p99_ms, rss_bytes=proxy.rss_bytes(), problems=problems(row, summary, rate),
-        )  # fmt: skip
+            cpu_us=cpu_s * 1e6 / max(summary.requests, 1),
+            rps=summary.requests / summary.duration_s,
+            p50_ms=summary.p50_ms,
+            p99_ms=summary.p99_ms,
+            rss_bytes=proxy.rss_bytes(),
+            others=max(0.0, core_s - cpu_s) / (time.monotonic() - start_s),
+            problems=problems(row, summary, rate),
+        )
 
     def _run(self, command: Sequence[str], seconds: float) -> str:
-        child = self._children.start("load", command, self._cores)
+        child = self._children.start("load", command, self._load_cores)
         try:
             if child.process.wait(seconds + 30):
                 raise ChildError(f"{command[0]} ended with {child.process.returncode}: {child.tail(400)}")

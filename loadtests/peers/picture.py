@@ -81,7 +81,7 @@ def _cpu(axes: Axes, results: Results, names: list[str]) -> None:
     axes.margins(x=0.01, y=0.12)
     axes.set_xticks(range(len(rows)), [LABELS.get(row, BY_NAME[row].title) for row in rows])
     axes.set_ylabel("CPU µs per request (log)")
-    axes.set_title("CPU time of one proxy core per request, equal duties: less is better", loc="left")
+    axes.set_title("CPU time per request on one core, equal duties (less is better)", loc="left")
     axes.legend(
         ncols=len(names) or 1, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize=8
     )

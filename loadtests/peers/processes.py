@@ -164,6 +164,18 @@ def _resident_pages(pid: int) -> int:
         return 0
 
 
+def busy_s(cores: Sequence[int]) -> float:
+    """Seconds that `cores` have worked since the machine started, for whomever; proc_stat(5)."""
+    wanted = {f"cpu{core}" for core in cores}
+    ticks = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name in wanted:
+            user, nice, system, _, _, irq, softirq, steal = (int(field) for field in fields[:8])
+            ticks += user + nice + system + irq + softirq + steal
+    return ticks / TICKS_PER_S
+
+
 def kernel_tcp_bytes() -> int:
     """What the kernel holds in TCP socket buffers, of all processes of this network namespace."""
     for line in Path("/proc/net/sockstat").read_text().splitlines():

@@ -18,6 +18,8 @@ from loadtests.peers.rows import BY_NAME, ROWS, SATURATION
 ABSENT = "–"
 FIGURES = ("cpu_us", "rps", "p50_ms", "p99_ms", "rss_bytes")
 BARE_TITLE = "the same, bare: none of the duties"
+QUIET = 0.03
+"""Share of the proxy's core that others may have before the report says so."""
 
 
 def _columns(results: Results) -> list[str]:
@@ -115,6 +117,11 @@ def notes(results: Results) -> list[str]:
     """What a reader must know besides the figures."""
     versions = "; ".join(f"{name} {version}" for name, version in results.versions.items())
     said = [f"Medians of valid rounds. {versions}"]
+    if (others := results.others()) > QUIET:
+        said.append(
+            f"The machine was busy: other programs had {others:.0%} of the proxy's core (median). CPU time per "
+            "request stays comparable; requests per second and latencies do not."
+        )
     for name, duties in results.missing_duties.items():
         if duties and not proxies.BY_NAME[name].bare:
             said.append(f"{name} does not make {', '.join(duties)}: it does less than the others.")
@@ -157,6 +164,7 @@ def write_json(results: Results, settings: Settings, path: Path) -> None:
         "versions": results.versions,
         "absent": results.absent,
         "missing_duties": results.missing_duties,
+        "others": results.others(),
         "rows": [
             {
                 "row": row,

@@ -38,6 +38,10 @@ class Results:
         valid = [getattr(each, figure) for each in self.samples.get((row, proxy), ()) if not each.problems]
         return statistics.median(valid) if valid else None
 
+    def others(self) -> float:
+        """Median share of the proxy's core that other programs had during the measurements, 0 to 1."""
+        return statistics.median([s.others for samples in self.samples.values() for s in samples] or [0.0])
+
     def idle_bytes(self, proxy: str) -> float | None:
         """Resident bytes of the proxy for one idle connection."""
         held = self.idle.get(proxy)

@@ -14,7 +14,7 @@ from loadtests.peers.results import RATIOS, Results, ratio, spread, verdicts
 
 
 def sample(cpu_us: float, p99_ms: float = 1.0, problems: tuple[str, ...] = ()) -> Sample:
-    return Sample(cpu_us, 1e6 / cpu_us, 0.5, p99_ms, 50 << 20, problems)
+    return Sample(cpu_us, 1e6 / cpu_us, 0.5, p99_ms, 50 << 20, 0.25, problems)
 
 
 @pytest.fixture
@@ -69,6 +69,7 @@ def test_the_reports_hold_the_figures(results, tmp_path):
     report.show(results, console)
     shown = console.file.getvalue()
     assert "66.0" in shown and "1.65" in shown and "round 4: 3 × status error" in shown
+    assert "other programs had 25%" in shown
     assert "envoy does not make forwarded" in shown
 
     report.write_markdown(results, tmp_path / "table.md")
