@@ -11,6 +11,7 @@ from support import settings
 from support.client import Client, request
 from support.daemon import Daemon, StartDaemon
 from support.origin import OK, Exchange, Origin
+from support.wait import wait_for
 from support.wire import Reply
 
 Results = Callable[[str], Any]
@@ -306,7 +307,9 @@ def write(client: Client, origin: Origin, path: str) -> str:
 
     origin.on(path, handler)
     client.send(request("GET", path))
-    return origin.only(path).events.get(timeout=12)
+    end = origin.only(path).events.get(timeout=12)
+    wait_for(client.is_cut, "the client's connection to be cut", 6)
+    return end
 
 
 def test_write(results: Results) -> None:
@@ -348,7 +351,9 @@ def slow_reader(client: Client, origin: Origin, path: str) -> str:
 
     origin.on(path, handler)
     client.send(request("GET", path))
-    return origin.only(path).events.get(timeout=12)
+    end = origin.only(path).events.get(timeout=12)
+    wait_for(client.is_cut, "the client's connection to be cut", 6)
+    return end
 
 
 def test_slow_reader(results: Results) -> None:

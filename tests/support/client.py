@@ -107,6 +107,11 @@ class Client:
         """The connection serves another request."""
         assert self.get(target).status == 200
 
+    def is_cut(self) -> bool:
+        """Whether the proxy closed or reset the connection, found without reading what waits."""
+        state: int = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        return state != 1  # TCP_ESTABLISHED
+
     def half_close(self) -> None:
         self.sock.shutdown(socket.SHUT_WR)
 
