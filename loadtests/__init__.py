@@ -1,1 +1,2 @@
-"""Load tools: the comparison with other proxies (`python -m loadtests.peers`), a workload for locust."""
+"""Load tools: the comparison with other proxies (`python -m loadtests.peers`), the costs of
+our own (`python -m loadtests.costs`), a workload for locust."""

@@ -119,8 +119,8 @@ def notes(results: Results) -> list[str]:
     said = [f"Medians of valid rounds. {versions}"]
     if (others := results.others()) > QUIET:
         said.append(
-            f"The machine was busy: other programs had {others:.0%} of the proxy's core (median). CPU time per "
-            "request stays comparable; requests per second and latencies do not."
+            f"The machine was busy: other programs had {others:.0%} of the proxy's core (median). All figures "
+            "are rough then, rates and latencies most of all; repeat on a quiet machine."
         )
     for name, duties in results.missing_duties.items():
         if duties and not proxies.BY_NAME[name].bare:
