@@ -23,6 +23,7 @@ _NAMES = (
 _ALIASED = ("content-length", "transfer-encoding", "x-real-ip", "x-request-id")
 _FIELDS = field_pattern(_NAMES, _ALIASED)
 _GRPC = re.compile(rb"\ncontent-type:[ \t]*application/grpc(?!-web)")
+_REQUEST_LINE = re.compile(rb"[^ ]+ [!-~]+ HTTP/1\.[01]")
 _TARGET = re.compile(rb"[!\"$-~]+")  # visible ASCII without `#` (RFC 9112 3.2)
 _AUTHORITY = re.compile(
     rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"  # RFC 3986 3.2.2, no userinfo
@@ -83,6 +84,9 @@ def check_partial_request(data: bytes) -> None:
 
 
 def _validate(data: bytes, *, partial: bool = False) -> None:
+    if data.startswith((b"\r", b"\n")) and not (partial and data == b"\r"):
+        # llhttp passes over any mixture of CR and LF here, which would become part of the method.
+        raise DownstreamError(Reason.BAD_REQUEST_LINE)
     sink = HeadSink()
     try:
         HttpRequestParser(sink).feed_data(data)
@@ -112,9 +116,13 @@ def _request_fault(data: bytes, text: str) -> Reason:
     if data.startswith(b"PRI * HTTP/2"):
         return Reason.HTTP2_UNSUPPORTED
     line_end = data.find(b"\r\n")
-    if line_end < 0 or "version" in text or "url" in text.lower():
+    if line_end < 0 or not _REQUEST_LINE.fullmatch(data, 0, line_end):
         return _request_line_fault(data[: line_end if line_end >= 0 else len(data)])
     lowered = text.lower()
+    if "url" in lowered:
+        return Reason.BAD_TARGET
+    if "method" in lowered:  # one of llhttp's own that only RTSP has
+        return Reason.METHOD_UNKNOWN
     if "content-length" in lowered or "transfer-encoding" in lowered:
         return Reason.BAD_FRAMING
     return Reason.BAD_HEADER
@@ -178,7 +186,10 @@ def _origin_form(head: RequestHead, target: bytes) -> bytes:
     if not _AUTHORITY.fullmatch(head.authority):
         raise DownstreamError(Reason.BAD_TARGET)
     path = rest[end:]
-    head.target = path if path.startswith(b"/") else b"/" + path
+    if head.method == b"OPTIONS" and not path:
+        head.target = b"*"  # RFC 9112 3.2.4
+    else:
+        head.target = path if path.startswith(b"/") else b"/" + path
     head.path = head.target
     return head.target
 
@@ -186,7 +197,7 @@ def _origin_form(head: RequestHead, target: bytes) -> bytes:
 def _scan_fields(head: RequestHead, upgrades: frozenset[str]) -> None:
     raw, low = head.raw, head.low
     kept = head.kept
-    hosts = 0
+    hosts = request_ids = 0
     connection = b""
     upgrade = b""
     at = low.index(b"\n") - 1
@@ -210,8 +221,9 @@ def _scan_fields(head: RequestHead, upgrades: frozenset[str]) -> None:
             upgrade = upgrade + b"," + match[2] if upgrade else match[2]
         elif name == b"x-request-id":
             value = raw[match.start(2) : end].rstrip(b" \t")
-            # A second one, or one that could not be logged as it is, is replaced by ours.
-            head.request_id = b"" if head.request_id or not _REQUEST_ID.fullmatch(value) else value
+            request_ids += 1
+            # Several, or one that could not be logged as it is, are replaced by ours.
+            head.request_id = value if request_ids == 1 and _REQUEST_ID.fullmatch(value) else b""
         elif name.startswith((b"x-forwarded-", b"forwarded", b"x-real-ip")):
             if head.forwarded is None:
                 head.forwarded = []
