@@ -16,7 +16,7 @@ LARGE_REQUEST = b"GET /8m HTTP/1.1\r\nHost: data.example\r\n\r\n"
 WARM_UP_CONNECTIONS = 200
 """Opened first and not counted: they bring in code pages and first tables, which no further connection
 costs."""
-SPARE_DESCRIPTORS = 300
+SPARE_DESCRIPTORS = 100
 READER_BUFFER_BYTES = 4096
 """Receive buffer of a stalled reader: little of the reply may hide in the client's own socket."""
 LIMIT_S = 20.0
@@ -50,8 +50,13 @@ def raise_descriptor_limit() -> int:
 
 
 def possible(connections: int) -> int:
-    """At most `connections`, fewer where the limit of open files forbids them."""
-    return max(WARM_UP_CONNECTIONS, min(connections, raise_descriptor_limit() - SPARE_DESCRIPTORS))
+    """At most `connections`, fewer where the limit of open files forbids them.
+
+    A proxy needs two descriptors for a request, so a careful one takes half as many clients as it may have files
+    open and closes idle ones beyond that.
+    """
+    most = raise_descriptor_limit() // 2 - WARM_UP_CONNECTIONS - SPARE_DESCRIPTORS
+    return max(1, min(connections, most))
 
 
 @contextlib.contextmanager
