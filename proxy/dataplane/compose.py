@@ -58,12 +58,14 @@ def compose_reply(
     """The head for a client of HTTP/1.`minor`, in pieces. `framing` is the line that says how the body is framed;
     `date_line` is added when the endpoint sent no Date (RFC 9110 6.6.1)."""
     parts = [b"HTTP/1.1 %d %b" % (head.status, head.reason), *head.kept, framing]
+    needs_date = not head.has_date
     if not route.is_plain:
         edits = route.response_edits
         if edits.removed:
             parts[1:-1] = [drop_fields(piece, edits.removed) for piece in head.kept]
         parts.append(edits.added)
-    if not head.has_date:
+        needs_date = needs_date and b"date" not in edits.removed
+    if needs_date:
         parts.append(date_line)
     if not keep_alive:
         parts.append(_CLOSE_END)
@@ -90,10 +92,10 @@ def frame_reply(
     whether the client's connection can carry another reply after it (RFC 9112 6.3)."""
     line = b"" if head.length < 0 else b"\r\nContent-Length: %d" % head.length
     status = head.status
+    if status == 204:
+        return None, b"", True  # never with a length, RFC 9110 8.6
     if request.method == b"HEAD" or status == 304:
         return None, line, True
-    if status == 204:
-        return None, b"", True
     if head.length >= 0:
         return LengthBody(head.length), line, True
     if not request.minor:

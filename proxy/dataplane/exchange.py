@@ -229,7 +229,7 @@ class Exchange:
         self._send(upstream)
         self._downstream.resume()
 
-    def on_connect_failed(self, error: UpstreamError) -> None:
+    def on_connect_failed(self, error: ExchangeError) -> None:
         """The endpoint could not be reached."""
         self._connecting = None
         if self.state is _DISPATCHED:
@@ -580,6 +580,9 @@ class Exchange:
         if self.state is _REPLYING or reason.status == 499:
             self._end(outcome, reason, cut=True)
             return
+        if isinstance(error, DownstreamError):
+            # Whoever sends one malformed request may mean something else by its end than we do.
+            self.keep_alive = False
         fields = [(b"Allow", error.allow)] if isinstance(error, RoutingError) and error.allow else []
         self._respond(reason.status, *refusal(reason, self.request_id, fields))
         self._end(outcome, reason)

@@ -1,8 +1,8 @@
 """Accepting connections, with a cap that keeps descriptors back for the endpoints.
 
 A listening socket is watched and accepts one connection per wake-up, so that several workers on one socket share
-fairly. Each client may need a connection to an endpoint, so at most half of the free descriptors are given to clients;
-the limit is read again with each accept, as it can be changed from outside. At the cap, a connection that has been idle
+fairly. A client with a request needs a connection to an endpoint too, so a share of the descriptors is kept back; the
+limit is read again with each accept, as it can be changed from outside. At the cap, a connection that has been idle
 for a while makes room; when there is none, the rest waits in the kernel's backlog and costs nothing.
 """
 
@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 # Descriptors that are neither a client's nor an endpoint's: standard streams, loop, listeners, admin API, log files.
 # What is open at the start is counted on top of this.
 SPARE_DESCRIPTORS = 8
+# Descriptors kept back for endpoints before a share of all is.
+KEEP_BACK = 1024
 # Seconds until the next try when there is no room: 20 looks a second cost nothing and nobody notices the wait.
 RETRY_S = 0.05
 # An idle connection gives way to a new one once it has been idle this long: most that come back do so sooner.
@@ -38,8 +40,8 @@ EVICT_IDLE_S = 10.0
 CROWDED_S = 2.0
 BACKLOG = 4096
 # Unsent bytes that the kernel keeps for a client (tcp(7)). Without it a stalled reader costs up to 4 MB of kernel
-# memory, with it about 143 KB; throughput of a fast reader does not change.
-NOTSENT_LOWAT_BYTES = 128 * 1024
+# memory, with it 86 KB; throughput of a fast reader does not change.
+NOTSENT_LOWAT_BYTES = 64 * 1024
 
 
 def bind_socket(spec: ListenerSpec) -> socket.socket:
@@ -84,8 +86,18 @@ class ConnectionCap:
     def current(self, configured: int) -> int:
         """The cap now; `configured` is the limit of the configuration, 0 = none."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        derived = max((soft - self._base) // 2, 1) if soft != resource.RLIM_INFINITY else 1 << 20
+        if soft == resource.RLIM_INFINITY:
+            return configured or 1 << 20
+        derived = connection_cap(soft - self._base)
         return min(configured, derived) if configured else derived
+
+
+def connection_cap(descriptors: int) -> int:
+    """Client connections, ≥ 1, when this many descriptors are free for them and for the endpoints' connections.
+
+    Half is kept back while that is few: each client may be busy. Beyond, a quarter: most of many clients are idle.
+    """
+    return max(descriptors - max(min(descriptors // 2, KEEP_BACK), descriptors // 4), 1)
 
 
 class Listener:

@@ -5,12 +5,13 @@ least likely to have been closed by the endpoint meanwhile.
 """
 
 import asyncio
+import errno
 import logging
 from typing import TYPE_CHECKING
 
 from proxy.cluster import Endpoint
 from proxy.dataplane.upstream import Upstream
-from proxy.errors import Reason, UpstreamError
+from proxy.errors import Reason, RoutingError, UpstreamError
 from proxy.model import UnixAddress
 from proxy.scoreboard import E_CONNECT_FAILURES, E_CONNECTS, E_IDLE, E_REUSED
 from proxy.snapshot import PoolParams
@@ -93,8 +94,12 @@ class Pool:
             else:
                 _, upstream = await self._loop.create_connection(protocol, address.host, address.port)
         except OSError as error:
-            row[E_CONNECT_FAILURES] += 1
             _log.debug("endpoint %s: %s", self.endpoint.id, error)
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                # Not the endpoint's fault.
+                exchange.on_connect_failed(RoutingError(Reason.OUT_OF_DESCRIPTORS))
+                return
+            row[E_CONNECT_FAILURES] += 1
             exchange.on_connect_failed(UpstreamError(Reason.CONNECT_FAILED))
             return
         exchange.on_connected(upstream)

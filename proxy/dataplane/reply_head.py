@@ -8,7 +8,7 @@ from httptools.parser.errors import HttpParserError
 from proxy.dataplane.headers import DIGITS, HOP_NAMES, HeadSink, drop_fields, field_pattern
 from proxy.errors import Reason, UpstreamError
 
-_FIELDS = field_pattern((*HOP_NAMES, "proxy-authenticate", "content-length", "date"))
+_FIELDS = field_pattern((*HOP_NAMES, "proxy-authenticate", "content-length"))
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\r\n")
 
 
@@ -39,7 +39,7 @@ class ReplyHead:
         """Content-Length, or -1 when there is none."""
         self.chunked = False
         self.keep_alive = minor == 1
-        self.has_date = False
+        self.has_date = b"\ndate:" in self.low
         self.upgrade = b""
         self.kept: list[bytes] = []
         """Slices of the head that pass on unchanged, each beginning with CRLF or empty."""
@@ -72,9 +72,6 @@ def _scan_fields(head: ReplyHead) -> None:
     at = low.index(b"\n") - 1
     for match in _FIELDS.finditer(low):
         name = match[1]
-        if name == b"date":
-            head.has_date = True
-            continue
         if name == b"content-length":
             value = match[2].rstrip(b" \t")
             if head.length >= 0 or not DIGITS.fullmatch(value):
@@ -95,9 +92,16 @@ def _scan_fields(head: ReplyHead) -> None:
     kept.append(raw[at:-4])
     if head.chunked and head.length >= 0:
         raise UpstreamError(Reason.BAD_REPLY)
-    if connection:
-        tokens = {token.strip(b" \t") for token in connection.split(b",")}
-        head.keep_alive = b"close" not in tokens and (head.minor == 1 or b"keep-alive" in tokens)
-        nominated = tokens - {b"close", b"keep-alive", b"upgrade", b""}
-        if nominated:
-            kept[:] = [drop_fields(piece, nominated) for piece in kept]
+    if connection and connection != b"keep-alive":
+        _take_connection(head, connection)
+    elif connection:
+        head.keep_alive = True
+
+
+def _take_connection(head: ReplyHead, connection: bytes) -> None:
+    """Apply the tokens of Connection: persistence, and fields that end here (RFC 9110 7.6.1)."""
+    tokens = {token.strip(b" \t") for token in connection.split(b",")}
+    head.keep_alive = b"close" not in tokens and (head.minor == 1 or b"keep-alive" in tokens)
+    nominated = tokens - {b"close", b"keep-alive", b"upgrade", b""}
+    if nominated:
+        head.kept[:] = [drop_fields(piece, nominated) for piece in head.kept]

@@ -6,6 +6,7 @@ exchange) is closed and never used again: its next bytes could be taken for anot
 """
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, cast
 
 from proxy.dataplane.relay import Relay
@@ -13,6 +14,11 @@ from proxy.scoreboard import E_CONNECTIONS
 
 if TYPE_CHECKING:
     from proxy.dataplane.pool import Pool
+
+# What the kernel may hold of a reply that its client does not take (it doubles this for its own bookkeeping). Left to
+# itself it grows to 470 KB for a connection that was once fast; with this it stays at 127 KB, and 1 MB replies cost
+# the same (830 µs of CPU against 830 to 1 100).
+RECEIVE_BUFFER_BYTES = 64 * 1024
 
 
 class Upstream(asyncio.Protocol):
@@ -47,6 +53,8 @@ class Upstream(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         # Write at once, and report as soon as the kernel takes no more: nothing is kept here beyond one piece.
         self._transport.set_write_buffer_limits(high=0)
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         self.pool.open.add(self)
         self.pool.endpoint.row[E_CONNECTIONS] = len(self.pool.open)
 
