@@ -74,8 +74,8 @@ class Endpoint(Section):
     """`host:port`, `10.0.0.1:9000`, `[::1]:9000` or `unix:/path`. A name is resolved again at
     `dns.refresh`, and each of its addresses becomes an endpoint. Required."""
     weight: Weight = 1
-    """Share of traffic relative to the other endpoints, 1 to 65535; used by `weighted_round_robin`.
-    Default 1."""
+    """Share of traffic relative to the other endpoints, 1 to 65535; `round_robin` alone does not look at
+    it. Default 1."""
     max_connections: Count = 0
     """Requests in flight at once; more go to other endpoints or get 503. Default 0 = no limit."""
     zone: Name = ""
@@ -131,7 +131,7 @@ class Cluster(Section):
     """Name for routes, logs and metrics. Required."""
     balancer: Balancer = "round_robin"
     """How an endpoint is picked: `round_robin`, `weighted_round_robin` (smooth, by `weight`),
-    `least_connections` (fewest requests in flight) or `random`. Default `round_robin`."""
+    `least_connections` (fewest requests in flight per weight) or `random` (by weight). Default `round_robin`."""
     endpoints: tuple[Endpoint, ...] = ()
     """The endpoints; at most 1024 in all clusters. Default none: requests get 503."""
     timeouts: ClusterTimeouts = Field(default_factory=ClusterTimeouts)

@@ -16,6 +16,8 @@ send a reset, which can destroy the answer in the client's buffers (RFC 9112 9.6
 
 import asyncio
 import logging
+import socket
+import struct
 from enum import Enum
 from typing import TYPE_CHECKING, cast
 
@@ -54,8 +56,12 @@ _IDLE = Phase.IDLE
 _LINGERING = Phase.LINGERING
 _CLOSED = Phase.CLOSED
 
-# Seconds that a client is given to read an answer it did not wait for (nginx's lingering_timeout is 5).
+# Seconds that a client is given to read an answer it did not wait for (nginx's lingering_timeout is 5), and how much of
+# what it still sends is thrown away meanwhile; beyond that it must wait.
 LINGER_S = 5.0
+LINGER_BYTES = 16 * 1024 * 1024
+# {on, 0 seconds}: close with a reset, and give up what was not sent (socket(7)).
+_LINGER_RESET = struct.pack("ii", 1, 0)
 # A client that sent FIN is first asked whether it is still there after this many seconds, then half as often each time.
 FIRST_PROBE_S = 1.0
 
@@ -64,7 +70,8 @@ class Downstream(asyncio.Protocol):
     """A connection from a client."""
 
     __slots__ = (
-        "_buffer", "_is_reading_heads", "_plane", "_probe_at", "_probe_gap_s", "_requests", "_stall", "_transport",
+        "_buffer", "_is_reading_heads", "_lingered_bytes", "_plane", "_probe_at", "_probe_gap_s", "_requests",
+        "_stall", "_transport",
         "deadline", "deadline_reason", "identity", "idle_since", "is_blocked", "is_half_closed", "is_paused",
         "listener", "local_authority", "peer", "peer_key", "phase", "relay", "total_deadline",
     )  # fmt: skip
@@ -99,6 +106,7 @@ class Downstream(asyncio.Protocol):
         self.total_deadline = 0.0
         self.identity = ClientIdentity(peer, listener.trusted, b"http")
         self._stall: Stall | None = None
+        self._lingered_bytes = 0
         self._probe_at = 0.0
         self._probe_gap_s = FIRST_PROBE_S
 
@@ -142,6 +150,10 @@ class Downstream(asyncio.Protocol):
                 self._read_heads(self._buffer + data if self._buffer else data)
             elif phase is _PREFACE:
                 self._read_preface(self._buffer + data)
+            elif phase is _LINGERING:
+                self._lingered_bytes += len(data)
+                if self._lingered_bytes > LINGER_BYTES:
+                    self.pause()
         except Exception:
             _log.exception("internal error on %r", self)
             self.abort(Reason.INTERNAL)
@@ -231,8 +243,7 @@ class Downstream(asyncio.Protocol):
         if self.phase is _CLOSED:
             return
         if cut:
-            self._transport.abort()
-            self._forget()
+            self._reset()
         elif not keep_alive:
             self._close_after_answer(unread=unread)
         elif not self._is_reading_heads:
@@ -479,8 +490,15 @@ class Downstream(asyncio.Protocol):
         elif self.phase is not _IDLE and self.phase is not _LINGERING:
             self._plane.record_refusal(self, reason, self._buffer, 0)
         if self.phase is not _CLOSED:
-            self._transport.abort()
-            self._forget()
+            self._reset()
+
+    def _reset(self) -> None:
+        """Close with a reset: a reply that was cut must not look complete to a client that reads up to the end of the
+        connection, and the kernel must not keep unsent bytes for a client that does not take them."""
+        sock = self._transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+        self._transport.abort()
+        self._forget()
 
     def _forget(self) -> None:
         """Leave all the plane's collections."""

@@ -31,7 +31,7 @@ from proxy.dataplane.compose import (
 )
 from proxy.dataplane.framing import BadBody, BodyReader
 from proxy.dataplane.headers import HEAD_END
-from proxy.dataplane.reply_head import ReplyHead, parse_reply
+from proxy.dataplane.reply_head import ReplyHead, check_partial_reply, parse_reply
 from proxy.dataplane.request_head import RequestHead
 from proxy.dataplane.responses import CONTINUE, fixed_answer, refusal, render
 from proxy.dataplane.tunnel import Tunnel
@@ -321,8 +321,7 @@ class Exchange:
         while data:
             end = data.find(HEAD_END) + len(HEAD_END)
             if end < len(HEAD_END):
-                if not data.startswith(b"HTTP/1."[: len(data)]):
-                    raise UpstreamError(Reason.BAD_REPLY)
+                check_partial_reply(data)
                 end = len(data)
                 self._reply_buffer = data
             if end > limits.header_bytes:

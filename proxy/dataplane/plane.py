@@ -247,8 +247,8 @@ class Plane:
             downstream.on_deadline(now)
         keep_alive = self.table.timeouts.keep_alive_s
         before = now - keep_alive if keep_alive else -1.0
-        if self.is_draining:
-            before = max(before, self._drain_began) if now >= self._drain_began + DRAIN_IDLE_S else before
+        if self.is_draining and now >= self._drain_began + DRAIN_IDLE_S:
+            before = max(before, now - DRAIN_IDLE_S)
         expired = []
         for downstream in self.idle:
             if downstream.idle_since > before:

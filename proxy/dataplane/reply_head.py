@@ -45,6 +45,18 @@ class ReplyHead:
         """Slices of the head that pass on unchanged, each beginning with CRLF or empty."""
 
 
+def check_partial_reply(data: bytes) -> None:
+    """Raise `UpstreamError` when `data`, the beginning of a head, can no longer become a valid one."""
+    sink = HeadSink()
+    try:
+        HttpResponseParser(sink).feed_data(data)
+    except (HttpParserError, HttpParserUpgrade):
+        raise UpstreamError(Reason.BAD_REPLY) from None
+    if sink.complete:
+        # llhttp saw an end where RFC 9112 2.2 has none.
+        raise UpstreamError(Reason.BAD_REPLY)
+
+
 def parse_reply(raw: bytes, max_fields: int) -> ReplyHead:
     """Validate and scan `raw`, the head of a reply. Raises `UpstreamError` (BAD_REPLY, REPLY_HEADER_TOO_LARGE)."""
     # A field takes at least four bytes (`a:` and CRLF), so most heads need not be counted.
@@ -105,3 +117,4 @@ def _take_connection(head: ReplyHead, connection: bytes) -> None:
     nominated = tokens - {b"close", b"keep-alive", b"upgrade", b""}
     if nominated:
         head.kept[:] = [drop_fields(piece, nominated) for piece in head.kept]
+        head.has_date = head.has_date and b"date" not in nominated

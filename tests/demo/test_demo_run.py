@@ -65,6 +65,7 @@ def test_a_bad_duration_is_refused(duration_s, capsys):
 
 
 def test_a_proxy_that_does_not_start_is_explained(monkeypatch, capsys, temporary_directory):
+    before = _processes_of(os.getpid())
     _stand_in(monkeypatch, "raise SystemExit('cannot listen: address in use')")
     assert run_demo(1) == 1
     assert capsys.readouterr().err.splitlines() == [
@@ -72,16 +73,17 @@ def test_a_proxy_that_does_not_start_is_explained(monkeypatch, capsys, temporary
         "    cannot listen: address in use",
     ]
     assert list(temporary_directory.iterdir()) == []
-    assert _processes_of(os.getpid()) == []
+    assert _processes_of(os.getpid()) == before
 
 
 def test_a_proxy_that_is_never_ready_is_explained(monkeypatch, capsys, temporary_directory):
+    before = _processes_of(os.getpid())
     _stand_in(monkeypatch, "import signal; print('still trying', flush=True); signal.pause()")
     monkeypatch.setattr(run, "_READY_S", 0.5)
     assert run_demo(1) == 1
     assert "homeport demo: proxy was not ready within 0.5 s" in capsys.readouterr().err
     assert list(temporary_directory.iterdir()) == []
-    assert _processes_of(os.getpid()) == []
+    assert _processes_of(os.getpid()) == before
 
 
 def test_end_to_end(temporary_directory):
