@@ -1,0 +1,114 @@
+# Homeport as a container image.
+#
+#   docker build -t homeport .
+#   docker run -p 8080:8080 -v ./homeport.yaml:/etc/homeport/homeport.yaml:ro homeport
+#   docker run --rm -v ./homeport.yaml:/etc/homeport/homeport.yaml:ro homeport check /etc/homeport/homeport.yaml
+#
+# It needs no privilege: any user id, a read-only root file system and no capabilities will do
+# (`--user 12345 --read-only --cap-drop ALL --security-opt no-new-privileges`).
+#
+# Stopping: SIGTERM drains and the exit status is 0. `docker stop` kills after 10 s unless told otherwise
+# (`--stop-timeout` of `docker run`, `stop_grace_period` in compose), so keep `drain_timeout` below that; the
+# default configuration, config/container.yaml, does.
+#
+# PID 1: no init is needed. The daemon handles its signals itself, which is what Linux asks of PID 1, and has no
+# children; health checks and `docker exec` are reaped by the engine. `docker run --init` works too.
+#
+# Only what the classic builder of Docker 20.10 knows is used, so no `RUN --mount`.
+
+# Any image with glibc, Python 3.11 or later and its venv module, in /usr/bin or in /usr/local/bin.
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+# What packages are installed in; nothing else of it gets into the image. Name your own, with BASE_IMAGE's Python in
+# the same place, where the package index is reached by a CA bundle, a pip.conf or credentials of your own.
+ARG BUILD_IMAGE=${BASE_IMAGE}
+
+# The dependencies, and what Homeport's wheel is built with: a layer that changes only with pyproject.toml.
+FROM ${BUILD_IMAGE} AS dependencies
+# Settings of pip for this build, if any. They are neither in the image nor in its history. They are in that of the
+# build's own stages on this machine: pass credentials by BUILD_IMAGE instead.
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ARG PIP_TRUSTED_HOST
+ARG PIP_CERT
+# A URL, or a file in BUILD_IMAGE, with the exact versions to take. Without it they are the newest that pyproject.toml
+# allows.
+ARG PIP_CONSTRAINT
+# The same packages give the same layers, bit for bit: all files get this time, and bytecode is checked by its source's
+# hash, not by its time. 1980 is the earliest that a wheel, being a zip file, can say.
+ARG SOURCE_DATE_EPOCH=315532800
+# Wheels only: a package without one for this platform fails the build, instead of asking for a compiler.
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_ONLY_BINARY=:all: \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore \
+    PYTHONDONTWRITEBYTECODE=1
+WORKDIR /build
+# Two environments, so that pip does not get into the image.
+RUN python3 -m venv /tools && python3 -m venv --without-pip /opt/homeport
+COPY pyproject.toml ./
+RUN python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], sep='\n')" \
+        > tools.txt \
+    && python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+        > dependencies.txt \
+    && /tools/bin/pip install --upgrade -r tools.txt wheel \
+    && /tools/bin/pip --python /opt/homeport/bin/python install --no-compile -r dependencies.txt
+# All bytecode goes below one directory, the standard library's too: the slim Python images come without it, and
+# compiling it at every start takes longer than all the rest of the start.
+RUN cd /opt/homeport \
+    && PYTHONPYCACHEPREFIX=/opt/homeport/pycache bin/python -m compileall -q --invalidation-mode checked-hash \
+        -x '/(dist-packages|ensurepip|idlelib|lib2to3|pydoc_data|site-packages/pip|test|tests|tkinter|turtledemo)/' \
+        "$(bin/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
+    && PYTHONPYCACHEPREFIX=/opt/homeport/pycache bin/python -m compileall -q --invalidation-mode checked-hash \
+        /opt/homeport/lib \
+    && find . -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
+
+# Homeport itself, below /stage, so that it can be told from what it depends on. Asks no package index.
+FROM dependencies AS application
+ARG SOURCE_DATE_EPOCH=315532800
+COPY pyproject.toml README.md ./
+COPY proxy proxy/
+RUN /tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . \
+    && /tools/bin/pip --python /opt/homeport/bin/python install --no-compile --no-deps --no-index --root /stage /wheel/*.whl \
+    && cp -a /stage/opt/homeport/. /opt/homeport/ \
+    && PYTHONPYCACHEPREFIX=/stage/opt/homeport/pycache \
+        /opt/homeport/bin/python -m compileall -q --invalidation-mode checked-hash \
+        /opt/homeport/lib/python3*/site-packages/proxy \
+    && find /stage -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
+
+FROM ${BASE_IMAGE}
+# No `RUN` in this stage: nothing can leave a cache, a log or a user behind.
+COPY --from=dependencies /opt/homeport /opt/homeport
+COPY --from=application /stage/opt/homeport /opt/homeport
+COPY config/container.yaml /etc/homeport/homeport.yaml
+# Bytecode is complete, so nobody should write more of it, not even root. Output needs no PYTHONUNBUFFERED: messages
+# go to stderr line by line, the access log to stdout batch by batch.
+ENV PATH=/opt/homeport/bin:$PATH \
+    PYTHONPYCACHEPREFIX=/opt/homeport/pycache \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOMEPORT_ADMIN=http://127.0.0.1:9901
+# A number, because the image has no such user and `runAsNonRoot` of others wants one.
+USER 65532:65532
+EXPOSE 8080
+# Ready means: the configuration is applied and the listeners are open. HOMEPORT_ADMIN says where to ask, by
+# http://HOST:PORT or unix:/PATH, here and in `homeport status`; change it together with `admin.bind`. Only `socket`
+# is imported, because this runs every few seconds for as long as the container does.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 CMD ["python", "-S", "-P", "-c", "\
+import os, socket, sys; \
+kind, _, place = os.environ['HOMEPORT_ADMIN'].partition(':'); \
+host, _, port = place.strip('/').rpartition(':'); \
+s = socket.socket(socket.AF_UNIX) if kind == 'unix' else socket.create_connection((host.strip('[]'), int(port)), 3); \
+s.settimeout(3); \
+kind == 'unix' and s.connect(place); \
+s.sendall(b'GET /readyz HTTP/1.0\\r\\n\\r\\n'); \
+status, _, answer = s.makefile().read().partition('\\n'); \
+print(answer.rpartition('\\n')[2]); \
+sys.exit(' 200 ' not in status)"]
+ENTRYPOINT ["homeport"]
+CMD ["run", "--config", "/etc/homeport/homeport.yaml"]
+ARG BASE_IMAGE
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Homeport" \
+      org.opencontainers.image.description="Sidecar reverse proxy and load balancer for data-processing containers" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}"
