@@ -129,9 +129,17 @@ def test_kept_bytes():
 
 
 @pytest.mark.parametrize(
-    ("fields", "has_date"), [(b"dAtE:\r\n", True), (b"X-Date: a\r\n", False), (b"Dat: e\r\n", False)]
+    ("fields", "has_date"),
+    [
+        (b"dAtE:\r\n", True),
+        (b"X-Date: a\r\n", False),
+        (b"Dat: e\r\n", False),
+        (b"Date: a\r\nConnection: x-date\r\n", True),
+        (b"Date: a\r\nConnection: close, Date\r\n", False),
+    ],
 )
 def test_date(fields, has_date):
+    """RFC 9110 6.6.1: one that Connection names away has to be replaced."""
     assert parse(fields).has_date is has_date
 
 

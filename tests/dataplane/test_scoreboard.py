@@ -1,0 +1,117 @@
+"""The layout of the scoreboard: no two counters share a word, and sums are sums."""
+
+import pytest
+
+from proxy import scoreboard
+from proxy.errors import REASON_INDEX, Reason
+from proxy.scoreboard import (
+    E_LATENCY,
+    E_LATENCY_SUM_US,
+    E_REQUESTS,
+    ENDPOINT_GAUGES,
+    ENDPOINT_WORDS,
+    LATENCY_BOUNDS_S,
+    METHODS,
+    STATUS_COLUMNS,
+    STATUS_LABELS,
+    W_REFUSALS,
+    WORKER_GAUGES,
+    WORKER_WORDS,
+    Scoreboard,
+    latency_index,
+    request_index,
+)
+
+
+def words(prefix):
+    names = {name: value for name, value in vars(scoreboard).items() if name.startswith(prefix)}
+    assert len(set(names.values())) == len(names)
+    return names
+
+
+def test_words_of_a_worker():
+    assert max(words("W_").values()) == W_REFUSALS
+    assert W_REFUSALS + len(Reason) <= WORKER_WORDS
+    assert sorted(REASON_INDEX.values()) == list(range(len(Reason)))
+    gauges = {
+        "W_HEARTBEAT_MS",
+        "W_CONNECTIONS",
+        "W_TUNNELS",
+        "W_BUFFERED_BYTES",
+        "W_GENERATION",
+        "W_EXCHANGES",
+    }
+    assert {name for name, word in words("W_").items() if word < WORKER_GAUGES} == gauges
+
+
+def test_words_of_an_endpoint():
+    assert {name for name, word in words("E_").items() if word < ENDPOINT_GAUGES} == {
+        "E_IN_FLIGHT", "E_CONNECTIONS", "E_IDLE",
+    }  # fmt: skip
+    assert E_LATENCY > E_LATENCY_SUM_US
+    buckets = {latency_index(bound) for bound in LATENCY_BOUNDS_S} | {latency_index(1e9)}
+    assert buckets == set(range(E_LATENCY, E_REQUESTS))
+    used = {request_index(method.encode(), status) for method in METHODS for status in range(1000)}
+    assert min(used) >= E_REQUESTS
+    assert max(used) < ENDPOINT_WORDS
+
+
+@pytest.mark.parametrize(
+    ("seconds", "bound"),
+    [(0.0, 1e-4), (1e-4, 1e-4), (1.1e-4, 2e-4), (0.003, 5e-3), (1.0, 1.0), (1.5, 2.0), (500.0, 500.0)],
+)
+def test_latency_bucket(seconds, bound):
+    """A bucket counts what is at most its bound."""
+    assert LATENCY_BOUNDS_S[latency_index(seconds) - E_LATENCY] == pytest.approx(bound)
+
+
+def test_latency_beyond():
+    assert latency_index(500.1) == E_LATENCY + len(LATENCY_BOUNDS_S)
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "column", "label"),
+    [
+        (b"GET", 200, "GET", "200"),
+        (b"POST", 499, "POST", "499"),
+        (b"PROPFIND", 207, "OTHER", "207"),
+        (b"get", 200, "OTHER", "200"),
+        (b"GET", 299, "GET", "2xx"),
+        (b"GET", 418, "GET", "418"),
+        (b"GET", 599, "GET", "5xx"),
+        (b"GET", 100, "GET", "other"),
+        (b"GET", 999, "GET", "other"),
+    ],
+)
+def test_request_column(method, status, column, label):
+    row, place = divmod(request_index(method, status) - E_REQUESTS, STATUS_COLUMNS)
+    assert (METHODS[row], STATUS_LABELS[place]) == (column, label)
+
+
+def test_rows_are_apart():
+    """Each worker's and each endpoint's words are its own; sums go over the workers."""
+    board = Scoreboard(workers=2, endpoints=3)
+    rows = [board.worker_row(worker) for worker in range(2)]
+    rows += [board.endpoint_row(worker, slot) for worker in range(2) for slot in range(3)]
+    for number, row in enumerate(rows, 1):
+        assert len(row) in (WORKER_WORDS, ENDPOINT_WORDS)
+        for word in range(len(row)):
+            row[word] = number
+    for number, row in enumerate(rows, 1):
+        assert set(row) == {number}
+    assert board.worker_sum(0) == 1 + 2
+    assert board.worker_sum(WORKER_WORDS - 1) == 1 + 2
+    assert board.endpoint_sum(0) == [3 + 6] * ENDPOINT_WORDS
+    assert board.endpoint_sum(2) == [5 + 8] * ENDPOINT_WORDS
+
+
+def test_clear_endpoint():
+    board = Scoreboard(workers=2, endpoints=2)
+    for worker in range(2):
+        for slot in range(2):
+            board.endpoint_row(worker, slot)[5] = 1 << 40
+        board.worker_row(worker)[5] = 7
+    board.clear_endpoint(0)
+    assert board.endpoint_sum(0) == [0] * ENDPOINT_WORDS
+    assert board.endpoint_sum(1)[5] == 2 << 40
+    assert board.worker_sum(5) == 14
