@@ -10,7 +10,7 @@ import warnings
 import pytest
 
 from proxy.dataplane import listener
-from proxy.dataplane.listener import SPARE_DESCRIPTORS, ConnectionCap, bind_socket
+from proxy.dataplane.listener import KEEP_BACK, SPARE_DESCRIPTORS, ConnectionCap, bind_socket
 from proxy.model import TcpAddress, UnixAddress
 from proxy.snapshot import ListenerSpec
 
@@ -30,22 +30,30 @@ def cap(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("configured", "soft", "expected"),
+    ("configured", "free", "expected"),
     [
-        (0, 1009 + SPARE_DESCRIPTORS, 499),
-        (0, 1010 + SPARE_DESCRIPTORS, 500),
-        (0, 1011 + SPARE_DESCRIPTORS, 500),
-        (100, 1010 + SPARE_DESCRIPTORS, 100),
-        (900, 1010 + SPARE_DESCRIPTORS, 500),
-        (0, 10, 1),
-        (5, 0, 1),
-        (0, resource.RLIM_INFINITY, 1 << 20),
-        (7, resource.RLIM_INFINITY, 7),
+        (0, 1000, 500),
+        (0, 1001, 501),
+        (0, 2 * KEEP_BACK, KEEP_BACK),
+        (0, 3 * KEEP_BACK, 2 * KEEP_BACK),
+        (0, 4 * KEEP_BACK, 3 * KEEP_BACK),
+        (0, 40 * KEEP_BACK, 30 * KEEP_BACK),
+        (100, 1000, 100),
+        (900, 1000, 500),
+        (0, 2, 1),
+        (0, 1, 1),
+        (0, 0, 1),
+        (5, -10, 1),
     ],
 )
-def test_cap(cap, configured, soft, expected):
-    """Half of the free descriptors, as each client may need an endpoint's; never none at all."""
-    assert cap(configured, soft) == expected
+def test_cap(cap, configured, free, expected):
+    """Descriptors are kept back for endpoints: half while they are few, then a quarter; never no client at all."""
+    assert cap(configured, 10 + SPARE_DESCRIPTORS + free) == expected
+
+
+@pytest.mark.parametrize(("configured", "expected"), [(0, 1 << 20), (7, 7)])
+def test_cap_without_a_limit(cap, configured, expected):
+    assert cap(configured, resource.RLIM_INFINITY) == expected
 
 
 def bound(address):
