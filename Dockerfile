@@ -60,26 +60,30 @@ RUN cd /opt/homeport \
         "$(bin/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
     && PYTHONPYCACHEPREFIX=/opt/homeport/pycache bin/python -m compileall -q --invalidation-mode checked-hash \
         /opt/homeport/lib \
-    && find . -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
+    && mkdir -p /dependencies/opt \
+    && cp -a /opt/homeport /dependencies/opt/ \
+    && find /dependencies -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
 
-# Homeport itself, below /stage, so that it can be told from what it depends on. Asks no package index.
+# Homeport itself, below /application, so that it can be told from what it depends on. Asks no package index.
 FROM dependencies AS application
 ARG SOURCE_DATE_EPOCH=315532800
 COPY pyproject.toml README.md ./
 COPY proxy proxy/
+COPY config/container.yaml /application/etc/homeport/homeport.yaml
 RUN /tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . \
-    && /tools/bin/pip --python /opt/homeport/bin/python install --no-compile --no-deps --no-index --root /stage /wheel/*.whl \
-    && cp -a /stage/opt/homeport/. /opt/homeport/ \
-    && PYTHONPYCACHEPREFIX=/stage/opt/homeport/pycache \
+    && /tools/bin/pip --python /opt/homeport/bin/python install --no-compile --no-deps --no-index --root /application /wheel/*.whl \
+    && cp -a /application/opt/homeport/. /opt/homeport/ \
+    && PYTHONPYCACHEPREFIX=/application/opt/homeport/pycache \
         /opt/homeport/bin/python -m compileall -q --invalidation-mode checked-hash \
         /opt/homeport/lib/python3*/site-packages/proxy \
-    && find /stage -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
+    && chmod -R u=rwX,go=rX /application \
+    && find /application -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
 
 FROM ${BASE_IMAGE}
 # No `RUN` in this stage: nothing can leave a cache, a log or a user behind.
-COPY --from=dependencies /opt/homeport /opt/homeport
-COPY --from=application /stage/opt/homeport /opt/homeport
-COPY config/container.yaml /etc/homeport/homeport.yaml
+# Whole trees are copied onto /, because a directory that COPY has to make has the time of the build.
+COPY --from=dependencies /dependencies/ /
+COPY --from=application /application/ /
 # Bytecode is complete, so nobody should write more of it, not even root. Output needs no PYTHONUNBUFFERED: messages
 # go to stderr line by line, the access log to stdout batch by batch.
 ENV PATH=/opt/homeport/bin:$PATH \
