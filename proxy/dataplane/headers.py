@@ -8,15 +8,17 @@ twelve fields and give nothing.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 HEAD_END = b"\r\n\r\n"
 
 # Fields that end at this hop (RFC 9110 7.6.1); the framing is made anew.
 HOP_NAMES = ("connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade")
-DIGITS = re.compile(rb"[0-9]{1,18}")
 _TRAILER_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t -~\x80-\xff]*")
+
+# Digits of a length; 10^18 bytes are a million terabytes.
+_MAX_LENGTH_DIGITS = 18
 
 # Fields that must not arrive as trailers (RFC 9110 6.5.1): framing, routing, authentication, request modifiers,
 # response control and content format; and those that we set.
@@ -34,8 +36,9 @@ _NO_TRAILER = frozenset(
 )
 
 
-def _alternatives(names: Iterable[str]) -> str:
-    """A regular expression for one of `names` as a tree, so that a wrong letter ends the attempt at once."""
+def _alternatives(names: Iterable[Sequence[str]]) -> str:
+    """A regular expression for one of `names`, each a sequence of expressions for one letter, as a tree: a wrong
+    letter ends the attempt at once."""
     tree: dict[str, Any] = {}
     for name in names:
         node = tree
@@ -44,7 +47,7 @@ def _alternatives(names: Iterable[str]) -> str:
         node[""] = {}
 
     def render(node: dict[str, Any]) -> str:
-        parts = [re.escape(letter) + render(rest) for letter, rest in sorted(node.items()) if letter]
+        parts = [letter + render(rest) for letter, rest in sorted(node.items()) if letter]
         if not parts:
             return ""
         text = "|".join(parts)
@@ -53,15 +56,16 @@ def _alternatives(names: Iterable[str]) -> str:
     return render(tree)
 
 
-def field_pattern(names: Iterable[str], aliases: Iterable[str] = ()) -> re.Pattern[bytes]:
-    """Lines of a lower-cased head whose field is one of `names`; a name ending in `-` stands for all it begins."""
-    exact = [name for name in names if not name.endswith("-")]
-    alternatives = [_alternatives(exact)]
-    alternatives += [
-        name.replace("-", "[-_.]") + r"[!#-'*+.^_`|~0-9a-z-]*" for name in names if name.endswith("-")
-    ]
-    alternatives += [name.replace("-", "[-_.]") for name in aliases]
-    return re.compile(rb"\n(" + "|".join(alternatives).encode() + rb"):[ \t]*+([^\r]*+)")
+def field_pattern(names: Iterable[str], aliased: Iterable[str] = ()) -> re.Pattern[bytes]:
+    """Lines of a lower-cased head whose field is one of `names`, or one of `aliased` with `_` or `.` for any `-`.
+
+    A name of `aliased` that ends in `-` stands for all that it begins. Group 1 is the name, group 2 the value.
+    """
+    spelled: list[list[str]] = [[re.escape(letter) for letter in name] for name in names]
+    for name in aliased:
+        letters = ["[-_.]" if letter == "-" else letter for letter in name]
+        spelled.append([*letters, r"[!#-'*+.^_`|~0-9a-z-]*+"] if name.endswith("-") else letters)
+    return re.compile(rb"\n(" + _alternatives(spelled).encode() + rb"):[ \t]*+([^\r]*+)")
 
 
 class HeadSink:
@@ -74,6 +78,12 @@ class HeadSink:
 
     def on_headers_complete(self) -> None:
         self.complete = True
+
+
+def parse_length(value: bytes) -> int:
+    """The value of Content-Length; -1 when it is malformed (RFC 9110 8.6)."""
+    value = value.rstrip(b" \t")
+    return int(value) if value.isdigit() and len(value) <= _MAX_LENGTH_DIGITS else -1
 
 
 def find_field(raw: bytes, low: bytes, name: bytes) -> bytes | None:

@@ -12,6 +12,7 @@ import logging
 import os
 import resource
 import socket
+import stat
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -46,31 +47,41 @@ NOTSENT_LOWAT_BYTES = 64 * 1024
 
 def bind_socket(spec: ListenerSpec) -> socket.socket:
     """The listening socket of `spec`, bound, with the options that accepted connections inherit. Raises `OSError`."""
-    if isinstance(spec.bind, UnixAddress):
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        _remove_stale_socket(spec.bind.path)
-        sock.bind(spec.bind.path)
+    bind = spec.bind
+    if isinstance(bind, UnixAddress):
+        family = socket.AF_UNIX
     else:
-        family = socket.AF_INET6 if ":" in spec.bind.host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((spec.bind.host, spec.bind.port))
-    sock.setblocking(False)
-    sock.listen(BACKLOG)
+        family = socket.AF_INET6 if ":" in bind.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if isinstance(bind, UnixAddress):
+            _remove_stale_socket(bind.path)
+            sock.bind(bind.path)
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((bind.host, bind.port))
+        sock.setblocking(False)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 
 def _remove_stale_socket(path: str) -> None:
-    """Remove a socket file that nobody listens on any more. Raises `OSError` when somebody does."""
+    """Remove a socket file that nobody listens on any more. Raises `OSError` when somebody does, or it is no socket."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise OSError(errno.EEXIST, f"{path}: there is a file that is no socket")
+    except FileNotFoundError:
+        return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(path)
-        except FileNotFoundError:
-            return
         except ConnectionRefusedError:
             os.unlink(path)
             return

@@ -5,11 +5,14 @@ import re
 from httptools import HttpParserUpgrade, HttpResponseParser
 from httptools.parser.errors import HttpParserError
 
-from proxy.dataplane.headers import DIGITS, HOP_NAMES, HeadSink, drop_fields, field_pattern
+from proxy.dataplane.headers import HOP_NAMES, HeadSink, drop_fields, field_pattern, parse_length
 from proxy.errors import Reason, UpstreamError
 
 _FIELDS = field_pattern((*HOP_NAMES, "proxy-authenticate", "content-length"))
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\r\n")
+
+# One for all: it is asked before the next head is parsed.
+_SINK = HeadSink()
 
 
 class ReplyHead:
@@ -62,7 +65,8 @@ def parse_reply(raw: bytes, max_fields: int) -> ReplyHead:
     # A field takes at least four bytes (`a:` and CRLF), so most heads need not be counted.
     if len(raw) > 4 * max_fields and raw.count(b"\n") - 2 > max_fields:
         raise UpstreamError(Reason.REPLY_HEADER_TOO_LARGE)
-    sink = HeadSink()
+    sink = _SINK
+    sink.complete = False
     try:
         HttpResponseParser(sink).feed_data(raw)
     except HttpParserUpgrade:
@@ -73,22 +77,22 @@ def parse_reply(raw: bytes, max_fields: int) -> ReplyHead:
     if line is None or not sink.complete:
         raise UpstreamError(Reason.BAD_REPLY)
     head = ReplyHead(raw, int(line[2]), line[3] or b"", 1 if line[1] == b"1" else 0)
-    _scan_fields(head)
+    _scan_fields(head, line.end() - 2)
     return head
 
 
-def _scan_fields(head: ReplyHead) -> None:
+def _scan_fields(head: ReplyHead, at: int) -> None:
     raw, low = head.raw, head.low
     kept = head.kept
     connection = b""
-    at = low.index(b"\n") - 1
     for match in _FIELDS.finditer(low):
         name = match[1]
         if name == b"content-length":
-            value = match[2].rstrip(b" \t")
-            if head.length >= 0 or not DIGITS.fullmatch(value):
+            if head.length >= 0:
                 raise UpstreamError(Reason.BAD_REPLY)
-            head.length = int(value)
+            head.length = parse_length(match[2])
+            if head.length < 0:
+                raise UpstreamError(Reason.BAD_REPLY)
         elif name == b"connection":
             connection = connection + b"," + match[2] if connection else match[2]
         elif name == b"transfer-encoding":

@@ -9,26 +9,29 @@ import re
 from httptools import HttpParserUpgrade, HttpRequestParser
 from httptools.parser.errors import HttpParserError, HttpParserInvalidMethodError
 
-from proxy.dataplane.headers import DIGITS, HOP_NAMES, HeadSink, drop_fields, field_pattern, find_field
+from proxy.dataplane.headers import HOP_NAMES, HeadSink, drop_fields, field_pattern, find_field, parse_length
 from proxy.errors import DownstreamError, Reason
 
-# Fields that are taken out and dealt with here; every other field passes untouched. A name that ends in `-` stands for
-# all that it begins. The names with `_` are those that CGI-like endpoints fold onto the real ones; `.` likewise for
-# some frameworks.
-_NAMES = (
-    *HOP_NAMES,
-    *("proxy-authorization", "http2-settings", "host", "content-length", "expect", "forwarded"),
-    *("x-forwarded-", "x-real-ip", "x-request-id"),
+# Fields that are taken out and dealt with here; every other field passes untouched. The aliased ones are also matched
+# with `_` or `.` for `-`: CGI-like endpoints and some frameworks fold such names onto the real ones.
+_FIELDS = field_pattern(
+    [
+        *(name for name in HOP_NAMES if name != "transfer-encoding"),
+        *("proxy-authorization", "http2-settings", "host", "expect", "forwarded"),
+    ],
+    aliased=["content-length", "transfer-encoding", "x-forwarded-", "x-real-ip", "x-request-id"],
 )
-_ALIASED = ("content-length", "transfer-encoding", "x-real-ip", "x-request-id")
-_FIELDS = field_pattern(_NAMES, _ALIASED)
 _GRPC = re.compile(rb"\ncontent-type:[ \t]*application/grpc(?!-web)")
-_REQUEST_LINE = re.compile(rb"[^ ]+ [!-~]+ HTTP/1\.[01]")
-_TARGET = re.compile(rb"[!\"$-~]+")  # visible ASCII without `#` (RFC 9112 3.2)
+# RFC 9112 3; a target is visible ASCII without `#`.
+_REQUEST_LINE = re.compile(rb"([!#-'*+.^_`|~0-9A-Za-z-]+) ([!\"$-~]+) HTTP/1\.([01])\r\n")
+_VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 _AUTHORITY = re.compile(
     rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"  # RFC 3986 3.2.2, no userinfo
 )
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+
+# One for all: it is asked before the next head is parsed, and a new one would cost as much as a field.
+_SINK = HeadSink()
 
 
 class RequestHead:
@@ -87,7 +90,8 @@ def _validate(data: bytes, *, partial: bool = False) -> None:
     if data.startswith((b"\r", b"\n")) and not (partial and data == b"\r"):
         # llhttp passes over any mixture of CR and LF here, which would become part of the method.
         raise DownstreamError(Reason.BAD_REQUEST_LINE)
-    sink = HeadSink()
+    sink = _SINK
+    sink.complete = False
     try:
         HttpRequestParser(sink).feed_data(data)
     except HttpParserUpgrade:
@@ -116,7 +120,7 @@ def _request_fault(data: bytes, text: str) -> Reason:
     if data.startswith(b"PRI * HTTP/2"):
         return Reason.HTTP2_UNSUPPORTED
     line_end = data.find(b"\r\n")
-    if line_end < 0 or not _REQUEST_LINE.fullmatch(data, 0, line_end):
+    if line_end < 0 or not _REQUEST_LINE.match(data):
         return _request_line_fault(data[: line_end if line_end >= 0 else len(data)])
     lowered = text.lower()
     if "url" in lowered:
@@ -129,9 +133,13 @@ def _request_fault(data: bytes, text: str) -> Reason:
 
 
 def _request_line_fault(line: bytes) -> Reason:
-    if re.search(rb" HTTP/[0-9]\.[0-9]$", line) and not line.endswith((b" HTTP/1.1", b" HTTP/1.0")):
-        return Reason.VERSION_UNSUPPORTED
-    return Reason.BAD_REQUEST_LINE
+    """What is wrong with a request line that llhttp may have let pass."""
+    parts = line.split(b" ")
+    if len(parts) != 3:
+        return Reason.BAD_REQUEST_LINE
+    if parts[2] in (b"HTTP/1.1", b"HTTP/1.0"):
+        return Reason.BAD_TARGET
+    return Reason.VERSION_UNSUPPORTED if _VERSION.fullmatch(parts[2]) else Reason.BAD_REQUEST_LINE
 
 
 def parse_request(raw: bytes, max_fields: int, upgrades: frozenset[str]) -> RequestHead:
@@ -142,20 +150,13 @@ def parse_request(raw: bytes, max_fields: int, upgrades: frozenset[str]) -> Requ
     if len(raw) > 4 * max_fields and raw.count(b"\n") - 2 > max_fields:
         raise DownstreamError(Reason.HEADER_TOO_LARGE)
     _validate(raw)
-    parts = raw[: raw.index(b"\r\n")].split(b" ")
-    if len(parts) != 3:
-        raise DownstreamError(Reason.BAD_REQUEST_LINE)
-    method, target, version = parts
-    if version == b"HTTP/1.1":
-        minor = 1
-    elif version == b"HTTP/1.0":
-        minor = 0
-    else:
+    line = _REQUEST_LINE.match(raw)
+    if line is None:
         raise DownstreamError(_request_line_fault(raw[: raw.index(b"\r\n")]))
-    low = raw.lower()
-    head = RequestHead(raw, low, method, target, minor)
+    method, target, minor = line.groups()
+    head = RequestHead(raw, raw.lower(), method, target, 1 if minor == b"1" else 0)
     _scan_target(head)
-    _scan_fields(head, upgrades)
+    _scan_fields(head, line.end() - 2, upgrades)
     return head
 
 
@@ -164,8 +165,6 @@ def _scan_target(head: RequestHead) -> None:
     if head.method == b"CONNECT" or head.method == b"TRACE":
         # A tunnel to anywhere is not offered; a trace would reflect credentials (RFC 9110 9.3.8).
         raise DownstreamError(Reason.METHOD_NOT_ALLOWED)
-    if not _TARGET.fullmatch(target):
-        raise DownstreamError(Reason.BAD_TARGET)
     if not target.startswith(b"/"):
         if target == b"*" and head.method == b"OPTIONS":
             return
@@ -194,13 +193,13 @@ def _origin_form(head: RequestHead, target: bytes) -> bytes:
     return head.target
 
 
-def _scan_fields(head: RequestHead, upgrades: frozenset[str]) -> None:
+def _scan_fields(head: RequestHead, at: int, upgrades: frozenset[str]) -> None:
+    """Take out what matters from the fields, which begin with the CRLF at `at`, and keep the rest."""
     raw, low = head.raw, head.low
     kept = head.kept
     hosts = request_ids = 0
     connection = b""
     upgrade = b""
-    at = low.index(b"\n") - 1
     for match in _FIELDS.finditer(low):
         start, end = match.span()
         name = match[1]
@@ -236,12 +235,12 @@ def _scan_fields(head: RequestHead, upgrades: frozenset[str]) -> None:
         head.has_body = True
         if head.chunked and head.minor == 0:
             raise DownstreamError(Reason.BAD_FRAMING)
+    if head.method == b"POST" and _GRPC.search(low):
+        raise DownstreamError(Reason.HTTP2_UNSUPPORTED)
     if connection and connection != b"keep-alive":
         _take_connection(head, connection, upgrade, upgrades)
     elif connection:
         head.keep_alive = True
-    if b"application/grpc" in low and _GRPC.search(low):
-        raise DownstreamError(Reason.HTTP2_UNSUPPORTED)
 
 
 def _check_host(head: RequestHead, hosts: int) -> None:
@@ -255,10 +254,10 @@ def _check_host(head: RequestHead, hosts: int) -> None:
 
 
 def _take_length(head: RequestHead, value: bytes) -> None:
-    value = value.rstrip(b" \t")
-    if head.length >= 0 or head.chunked or not DIGITS.fullmatch(value):
+    length = parse_length(value)
+    if head.length >= 0 or head.chunked or length < 0:
         raise DownstreamError(Reason.BAD_FRAMING)
-    head.length = int(value)
+    head.length = length
 
 
 def _take_coding(head: RequestHead, value: bytes) -> None:

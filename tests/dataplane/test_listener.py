@@ -99,9 +99,6 @@ def test_bind_unix(tmp_path):
         assert sock.getsockname() == path
 
 
-@pytest.mark.xfail(
-    strict=True, reason="connect() to a file that is no socket is refused as well, so it is removed"
-)
 def test_bind_unix_over_a_file(tmp_path):
     """Nothing but a socket is ever removed."""
     path = tmp_path / "s"

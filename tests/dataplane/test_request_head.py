@@ -48,7 +48,7 @@ REQUEST_LINES = [
     (b"GET / HTTP/+1.1", Reason.BAD_REQUEST_LINE),
     (b"GET / RTSP/1.0", Reason.BAD_REQUEST_LINE),
     (b"SOURCE / ICE/1.0", Reason.BAD_REQUEST_LINE),
-    (b"GET /\x01 HTTP/1.1", Reason.BAD_REQUEST_LINE),
+    (b"GET /\x01 HTTP/1.1", Reason.BAD_TARGET),
     (b"G\x01ET / HTTP/1.1", Reason.BAD_REQUEST_LINE),
     (b"G{T / HTTP/1.1", Reason.BAD_REQUEST_LINE),
     (b"X" * 33 + b" / HTTP/1.1", Reason.BAD_REQUEST_LINE),
