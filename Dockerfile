@@ -105,7 +105,7 @@ s.settimeout(3); \
 kind == 'unix' and s.connect(place); \
 s.sendall(b'GET /readyz HTTP/1.0\\r\\n\\r\\n'); \
 status, _, answer = s.makefile().read().partition('\\n'); \
-print(answer.rpartition('\\n')[2]); \
+print(answer.strip().rpartition('\\n')[2]); \
 sys.exit(' 200 ' not in status)"]
 ENTRYPOINT ["homeport"]
 CMD ["run", "--config", "/etc/homeport/homeport.yaml"]
