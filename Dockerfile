@@ -1,8 +1,8 @@
 # Homeport as a container image.
 #
 #   docker build -t homeport .
-#   docker run -p 8080:8080 -v ./homeport.yaml:/etc/homeport/homeport.yaml:ro homeport
-#   docker run --rm -v ./homeport.yaml:/etc/homeport/homeport.yaml:ro homeport check /etc/homeport/homeport.yaml
+#   docker run -p 8080:8080 -v "$PWD/homeport.yaml":/etc/homeport/homeport.yaml:ro homeport
+#   docker run --rm -v "$PWD/homeport.yaml":/etc/homeport/homeport.yaml:ro homeport check /etc/homeport/homeport.yaml
 #
 # It needs no privilege: any user id, a read-only root file system and no capabilities will do
 # (`--user 12345 --read-only --cap-drop ALL --security-opt no-new-privileges`).
@@ -12,9 +12,11 @@
 # default configuration, config/container.yaml, does.
 #
 # PID 1: no init is needed. The daemon handles its signals itself, which is what Linux asks of PID 1, and has no
-# children; health checks and `docker exec` are reaped by the engine. `docker run --init` works too.
+# children; health checks and `docker exec` are reaped by the engine. Only a SIGTERM in the first moments, before the
+# handlers are there, is lost, and the engine kills after its grace: where containers are stopped that early, an init
+# (`docker run --init`) ends them at once.
 #
-# Only what the classic builder of Docker 20.10 knows is used, so no `RUN --mount`.
+# It builds with BuildKit and with the classic builder, which has no `RUN --mount`, to the same layers.
 
 # Any image with glibc, Python 3.11 or later and its venv module, in /usr/bin or in /usr/local/bin.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
@@ -46,10 +48,9 @@ WORKDIR /build
 # Two environments, so that pip does not get into the image.
 RUN python3 -m venv /tools && python3 -m venv --without-pip /opt/homeport
 COPY pyproject.toml ./
-RUN python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], sep='\n')" \
-        > tools.txt \
-    && python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-        > dependencies.txt \
+RUN python3 -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb')); \
+print(*project['build-system']['requires'], sep='\n', file=open('tools.txt', 'w')); \
+print(*project['project']['dependencies'], sep='\n', file=open('dependencies.txt', 'w'))" \
     && /tools/bin/pip install --upgrade -r tools.txt wheel \
     && /tools/bin/pip --python /opt/homeport/bin/python install --no-compile -r dependencies.txt
 # All bytecode goes below one directory, the standard library's too: the slim Python images come without it, and
@@ -71,7 +72,8 @@ COPY pyproject.toml README.md ./
 COPY proxy proxy/
 COPY config/container.yaml /application/etc/homeport/homeport.yaml
 RUN /tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . \
-    && /tools/bin/pip --python /opt/homeport/bin/python install --no-compile --no-deps --no-index --root /application /wheel/*.whl \
+    && /tools/bin/pip --python /opt/homeport/bin/python install --no-compile --no-deps --no-index \
+        --root /application /wheel/*.whl \
     && cp -a /application/opt/homeport/. /opt/homeport/ \
     && PYTHONPYCACHEPREFIX=/application/opt/homeport/pycache \
         /opt/homeport/bin/python -m compileall -q --invalidation-mode checked-hash \
