@@ -17,11 +17,11 @@ The request's body flows from DISPATCHED on, also while the reply is already com
 reading stops and the client's connection closes after it (RFC 9112 9.6).
 """
 
-import asyncio
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from proxy.cluster import Cluster, Lease
+from proxy.cluster import Cluster
+from proxy.dataplane.attempt import Attempt
 from proxy.dataplane.compose import (
     compose_interim,
     compose_reply,
@@ -40,7 +40,6 @@ from proxy.errors import DownstreamError, ExchangeError, Reason, RoutingError, U
 from proxy.model import NO_FACTS, Outcome
 from proxy.policy.path import routing_path
 from proxy.policy.route import CompiledRoute
-from proxy.scoreboard import E_RETRIES
 from proxy.snapshot import RedirectSpec, RespondSpec
 
 if TYPE_CHECKING:
@@ -83,10 +82,9 @@ class Exchange:
     """A request, the endpoint chosen for it, and the reply on its way back."""
 
     __slots__ = (
-        "_connecting", "_downstream", "_first_write", "_interim", "_plane", "_reply_body", "_reply_buffer",
-        "_reply_keep_alive", "_table", "_upload", "_upstream", "attempts", "cluster", "connected_at", "first_byte_at",
-        "head", "keep_alive", "lease", "received_bytes", "request_id", "route", "sent_bytes", "started", "state",
-        "status",
+        "_downstream", "_interim", "_plane", "_reply_body", "_reply_buffer", "_reply_keep_alive", "_table", "_upload",
+        "attempt", "cluster", "connected_at", "first_byte_at", "head", "keep_alive", "received_bytes", "request_id",
+        "route", "sent_bytes", "started", "state", "status",
     )  # fmt: skip
 
     def __init__(self, downstream: "Downstream", plane: "Plane", head: RequestHead, now: float) -> None:
@@ -101,18 +99,13 @@ class Exchange:
         """Whether the client's connection may carry another request after this one."""
         self.route: CompiledRoute | None = None
         self.cluster: Cluster | None = None
-        self.lease: Lease | None = None
-        self._upstream: Upstream | None = None
-        self._connecting: asyncio.Task[None] | None = None
+        self.attempt: Attempt | None = None
         self._upload: Upload | None = None
         """The body that is still to come; `None` when all of it has."""
-        self._first_write = b""
-        """Head and first body bytes as sent, until the reply begins: what a fresh connection would be given."""
         self._reply_buffer = b""
         self._reply_body: BodyReader | None = None
         self._reply_keep_alive = False
         self._interim = 0
-        self.attempts = 0
         self.status = 0
         self.connected_at = 0.0
         self.first_byte_at = 0.0
@@ -122,8 +115,7 @@ class Exchange:
         """Bytes written to the client."""
 
     def __repr__(self) -> str:
-        endpoint = self.lease.endpoint.id if self.lease else "-"
-        return f"Exchange({self.head.method!r} {self.head.target!r}, {self.state.value}, {endpoint}, {self.status})"
+        return f"Exchange({self.head.method!r} {self.head.target!r}, {self.state.value}, {self.attempt!r})"
 
     @property
     def is_receiving(self) -> bool:
@@ -195,7 +187,7 @@ class Exchange:
         assert cluster is not None and route is not None
         head, downstream = self.head, self._downstream
         self.state = _DISPATCHED
-        self.lease = lease = cluster.acquire(NO_FACTS)
+        lease = cluster.acquire(NO_FACTS)
         sent = compose_request(
             head,
             route,
@@ -203,46 +195,35 @@ class Exchange:
             request_id=self.request_id,
             local_authority=downstream.local_authority,
         )
-        self._first_write = sent + body if body else sent
+        pool = self._plane.pool_of(lease.endpoint, cluster)
+        self.attempt = attempt = Attempt(self, lease, pool, sent + body if body else sent)
         timeouts = cluster.spec.timeouts
         if timeouts.total_s:
             downstream.total_deadline = self.started + timeouts.total_s
-        upstream = self._plane.pool_of(lease.endpoint, cluster).take()
-        if upstream is not None:
-            self.connected_at = self.started
-            self._send(upstream)
+        if attempt.begin():
+            self._after_sent(self.started)
         else:
-            self._connect()
-
-    def _connect(self) -> None:
-        assert self.cluster is not None and self.lease is not None
-        self._connecting = self._plane.pool_of(self.lease.endpoint, self.cluster).connect(self)
-        self._set_deadline(self.cluster.spec.timeouts.connect_s, Reason.CONNECT_TIMEOUT)
+            self._set_deadline(timeouts.connect_s, Reason.CONNECT_TIMEOUT)
 
     def on_connected(self, upstream: "Upstream") -> None:
         """The connection asked for is there."""
-        self._connecting = None
-        if self.state is not _DISPATCHED:
+        attempt = self.attempt
+        if self.state is not _DISPATCHED or attempt is None:
             upstream.close()
             return
-        self.connected_at = self._plane.monotonic()
-        self._send(upstream)
+        attempt.send(upstream)
+        self._after_sent(self._plane.monotonic())
         self._downstream.resume()
 
     def on_connect_failed(self, error: ExchangeError) -> None:
         """The endpoint could not be reached."""
-        self._connecting = None
         if self.state is _DISPATCHED:
             self.fail(error)
 
-    def _send(self, upstream: "Upstream") -> None:
-        self._upstream = upstream
-        upstream.relay = self
-        upstream.requests += 1
-        self.attempts += 1
-        upstream.write(self._first_write)
+    def _after_sent(self, now: float) -> None:
+        self.connected_at = now
         if self._upload is None:
-            self._await_reply(self.connected_at)
+            self._await_reply(now)
         else:
             self._await_body()
 
@@ -274,14 +255,14 @@ class Exchange:
         except ExchangeError as error:
             self.fail(error)
             return
-        upstream = self._upstream
+        attempt = self.attempt
+        assert attempt is not None
+        upstream = attempt.upstream
         if upstream is None:
-            self._first_write += out
-            if len(self._first_write) > CONNECT_BUFFER_BYTES:
+            if attempt.add(out) > CONNECT_BUFFER_BYTES:
                 self._downstream.pause()
             return
-        # What goes out beyond the first write cannot be sent again.
-        self._first_write = b""
+        attempt.forget_request()
         upstream.write(out)
         if self.state is _DISPATCHED and not upstream.is_blocked:
             self._after_body_piece()
@@ -354,7 +335,8 @@ class Exchange:
         request = self.head
         self.state = _REPLYING
         self.status = head.status
-        self._first_write = b""
+        assert self.attempt is not None
+        self.attempt.forget_request()
         if self._upload is not None or request.upgrade or self._downstream.must_close:
             self.keep_alive = False
         self._reply_keep_alive = head.keep_alive
@@ -425,63 +407,38 @@ class Exchange:
 
     def on_upstream_lost(self, error: Exception | None) -> None:
         """The connection to the endpoint is gone without a proper end."""
-        self._upstream = None
         if self.state is _DISPATCHED:
             self._on_unanswered(UpstreamError(Reason.UPSTREAM_RESET if error else Reason.UPSTREAM_CLOSED))
         else:
             self.fail(UpstreamError(Reason.REPLY_CUT))
 
     def _on_unanswered(self, error: UpstreamError) -> None:
-        """Closed before a reply: once more on a fresh connection if that one had been used before and it is safe.
-
-        An endpoint may close an idle connection at any time, so such a loss says nothing about it (RFC 9112 9.3.1).
-        """
-        if not self._may_send_again():
+        """The connection ended before a reply: send the request once more if that is safe (RFC 9110 9.2.2)."""
+        assert self.attempt is not None and self.cluster is not None
+        is_safe = self._upload is None and not self.first_byte_at and self.head.method in IDEMPOTENT
+        if is_safe and self.attempt.repeat():
+            self._set_deadline(self.cluster.spec.timeouts.connect_s, Reason.CONNECT_TIMEOUT)
+        else:
             self.fail(error)
-            return
-        assert self.lease is not None
-        self.lease.endpoint.row[E_RETRIES] += 1
-        self._drop_upstream()
-        self._connect()
-
-    def _may_send_again(self) -> bool:
-        return (
-            self.attempts == 1
-            and self.connected_at == self.started  # it came from the pool
-            and self._first_write != b""
-            and self._upload is None
-            and not self.first_byte_at
-            and self.head.method in IDEMPOTENT
-        )
 
     def _complete_reply(self, extra: bytes) -> None:
-        """The reply is complete: give the endpoint's connection back, or close what cannot be used again."""
-        upstream = self._upstream
-        if (
-            upstream is not None
-            and self._reply_keep_alive
-            and not extra
-            and self._upload is None
-            and not self.head.upgrade
-            and not upstream.is_closed
-            and not upstream.is_blocked
-        ):
-            self._upstream = None
-            upstream.relay = None
-            upstream.resume()
-            upstream.pool.put(upstream, self._plane.monotonic())
+        """The reply is complete: give the endpoint's connection back, unless it cannot be used again."""
+        assert self.attempt is not None
+        if self._reply_keep_alive and not extra and self._upload is None and not self.head.upgrade:
+            self.attempt.give_back(self._plane.monotonic())
         self._end(Outcome.OK, None)
 
     def _begin_tunnel(self, head: ReplyHead, rest: bytes) -> None:
         """Relay a 101 to our own Upgrade; any other is an error (RFC 9110 15.2.2)."""
-        upstream, cluster = self._upstream, self.cluster
+        attempt, cluster = self.attempt, self.cluster
         if not self.head.upgrade or head.upgrade.lower() != self.head.upgrade:
             raise UpstreamError(Reason.BAD_REPLY)
-        assert upstream is not None and cluster is not None
+        assert attempt is not None and attempt.upstream is not None and cluster is not None
+        upstream = attempt.upstream
         self.state = _SWITCHED
         self.status = 101
         self.keep_alive = False
-        self._first_write = b""
+        attempt.forget_request()
         downstream = self._downstream
         downstream.total_deadline = 0.0
         tunnel = Tunnel(self, downstream, upstream, self._plane, cluster.spec.timeouts.tunnel_s)
@@ -500,13 +457,13 @@ class Exchange:
 
     def on_downstream_blocked(self) -> None:
         """The client does not take what was written: read no more from the endpoint."""
-        if self._upstream is not None:
-            self._upstream.pause()
+        if self.attempt is not None and self.attempt.upstream is not None:
+            self.attempt.upstream.pause()
 
     def on_downstream_writable(self) -> None:
         """The client has taken everything."""
-        if self._upstream is not None:
-            self._upstream.resume()
+        if self.attempt is not None and self.attempt.upstream is not None:
+            self.attempt.upstream.resume()
         if self.state is _REPLYING:
             self._await_more()
 
@@ -615,22 +572,11 @@ class Exchange:
         )
         self._write(response)
 
-    def _drop_upstream(self) -> None:
-        """Close the connection to the endpoint: nothing that may still come on it belongs to anybody."""
-        if self._connecting is not None:
-            self._connecting.cancel()
-            self._connecting = None
-        upstream = self._upstream
-        if upstream is not None:
-            self._upstream = None
-            upstream.close()
-
     def _end(self, outcome: Outcome, reason: Reason | None, *, cut: bool = False) -> None:
         """Leave the exchange for good: release the lease, record it, hand the client's connection on."""
         self.state = _DONE
-        self._drop_upstream()
-        if self.lease is not None:
-            self.lease.release(outcome)
+        if self.attempt is not None:
+            self.attempt.end(outcome)
         downstream = self._downstream
         self._plane.record(self, downstream, outcome, reason)
         downstream.on_exchange_end(keep_alive=self.keep_alive and not cut, cut=cut, unread=self.is_receiving)

@@ -145,10 +145,10 @@ class Plane:
         row[W_SENT_BYTES] += exchange.sent_bytes
         if reason is not None:
             row[W_REFUSALS + REASON_INDEX[reason]] += 1
-        lease = exchange.lease
-        if lease is not None:
+        attempt = exchange.attempt
+        if attempt is not None:
             seconds = now - exchange.started
-            row = lease.endpoint.row
+            row = attempt.endpoint.row
             status = exchange.status or (reason.status if reason is not None else 0)
             row[request_index(exchange.head.method, status)] += 1
             row[latency_index(seconds)] += 1
@@ -187,13 +187,14 @@ class Plane:
     ) -> None:
         head = exchange.head
         started = exchange.started
-        route, cluster, lease = exchange.route, exchange.cluster, exchange.lease
+        route, cluster, attempt = exchange.route, exchange.cluster, exchange.attempt
         self.access_log.add(
             (
                 self._wall(), exchange.request_id, downstream.peer, downstream.listener.name, head.method,
                 head.host or None, head.raw_target, "1.1" if head.minor else "1.0", exchange.status, reason, outcome,
                 route.name if route is not None else None, cluster.name if cluster is not None else None,
-                lease.endpoint.id if lease is not None else None, exchange.attempts, exchange.received_bytes,
+                attempt.endpoint.id if attempt is not None else None,
+                attempt.connections if attempt is not None else 0, exchange.received_bytes,
                 exchange.sent_bytes, exchange.connected_at - started if exchange.connected_at else None,
                 exchange.first_byte_at - started if exchange.first_byte_at else None, now - started,
                 None, None, None, head.field(b"user-agent"), head.field(b"x-forwarded-for"),

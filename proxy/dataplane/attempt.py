@@ -1,0 +1,120 @@
+"""One attempt to have a request answered by an endpoint: its lease, its connection, and what was sent.
+
+It belongs to an exchange, which hears from it when the connection is there. The endpoint's connection is given back
+only after a complete exchange; in every other case it is closed, because what may still come on it belongs to nobody.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from proxy.cluster import Endpoint, Lease
+from proxy.dataplane.upstream import Upstream
+from proxy.model import Outcome
+from proxy.scoreboard import E_RETRIES
+
+if TYPE_CHECKING:
+    from proxy.dataplane.exchange import Exchange
+    from proxy.dataplane.pool import Pool
+
+
+class Attempt:
+    """A request on its way to the endpoint that was picked for it."""
+
+    __slots__ = (
+        "_connecting",
+        "_exchange",
+        "_lease",
+        "_pool",
+        "_request",
+        "connections",
+        "is_reused",
+        "upstream",
+    )
+
+    def __init__(self, exchange: "Exchange", lease: Lease, pool: "Pool", request: bytes) -> None:
+        self._exchange = exchange
+        self._lease = lease
+        self._pool = pool
+        self._request = request
+        """Head and first body bytes, until the reply begins: what a fresh connection would be given."""
+        self._connecting: asyncio.Task[None] | None = None
+        self.upstream: Upstream | None = None
+        """The connection in use; `None` while there is none yet, or none any more."""
+        self.is_reused = False
+        """Whether the connection had served another exchange before."""
+        self.connections = 0
+        """Connections that the request was sent on."""
+
+    def __repr__(self) -> str:
+        return f"Attempt({self._lease.endpoint!r}, {self.connections} connections)"
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The endpoint that was picked."""
+        return self._lease.endpoint
+
+    def begin(self) -> bool:
+        """Send the request on an idle connection; false when there is none and one is being made."""
+        upstream = self._pool.take()
+        if upstream is None:
+            self._connecting = self._pool.connect(self._exchange)
+            return False
+        self.is_reused = True
+        self.send(upstream)
+        return True
+
+    def send(self, upstream: Upstream) -> None:
+        """Send what is here of the request on `upstream`."""
+        self._connecting = None
+        self.upstream = upstream
+        self.connections += 1
+        upstream.relay = self._exchange
+        upstream.requests += 1
+        upstream.write(self._request)
+
+    def add(self, body: bytes) -> int:
+        """Take more of the body while there is no connection yet; returns the bytes that wait for one."""
+        self._request += body
+        return len(self._request)
+
+    def forget_request(self) -> None:
+        """It will not be sent again: the reply has begun, or more of the body went out than was kept."""
+        self._request = b""
+
+    def repeat(self) -> bool:
+        """Send the request once more, on a fresh connection, if the one that was lost had been used before.
+
+        An endpoint may close an idle connection at any time, so such a loss says nothing about it (RFC 9112 9.3.1).
+        Whether the request may be sent twice is the caller's to know.
+        """
+        if not self.is_reused or not self._request:
+            return False
+        self.is_reused = False
+        self._lease.endpoint.row[E_RETRIES] += 1
+        self.drop()
+        self._connecting = self._pool.connect(self._exchange)
+        return True
+
+    def give_back(self, now: float) -> None:
+        """The exchange is complete: let others use the connection."""
+        upstream = self.upstream
+        if upstream is not None and not upstream.is_closed and not upstream.is_blocked:
+            self.upstream = None
+            upstream.relay = None
+            upstream.resume()
+            self._pool.put(upstream, now)
+
+    def drop(self) -> None:
+        """Close the connection, made or in the making."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        upstream = self.upstream
+        if upstream is not None:
+            self.upstream = None
+            upstream.close()
+
+    def end(self, outcome: Outcome) -> None:
+        """Drop what was not given back, and release the lease."""
+        self.drop()
+        self._lease.release(outcome)
