@@ -12,9 +12,8 @@
 # default configuration, config/container.yaml, does.
 #
 # PID 1: no init is needed. The daemon handles its signals itself, which is what Linux asks of PID 1, and has no
-# children; health checks and `docker exec` are reaped by the engine. Only a SIGTERM in the first moments, before the
-# handlers are there, is lost, and the engine kills after its grace: where containers are stopped that early, an init
-# (`docker run --init`) ends them at once.
+# children; health checks and `docker exec` are reaped by the engine. Only a SIGTERM in the first tenths of a second,
+# before Python has come to Homeport's own code, is lost; an init (`docker run --init`) closes that gap too.
 #
 # It builds with BuildKit and with the classic builder, which has no `RUN --mount`, to the same layers.
 

@@ -11,6 +11,7 @@ away
 import io
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -76,10 +77,11 @@ def run(
 ) -> None:
     """Run the proxy in the foreground.
 
-    SIGTERM and SIGINT drain and stop (a second one stops at once), SIGHUP reloads the file, SIGUSR1
-    reopens the access log. Exits with 0 after a drain and with 2 when the file has faults, which are
-    printed first.
+    SIGTERM and SIGINT drain and stop (a second one stops at once), SIGUSR1 reopens the access log, SIGHUP
+    is ignored. Exits with 0 after a drain and with 2 when the file has faults, which are printed first.
     """
+    # As PID 1 of a container a signal without a handler is lost, and the imports take a while.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     from proxy.daemon import run_daemon
 
     raise typer.Exit(run_daemon(config, workers))

@@ -164,6 +164,8 @@ class Plane:
         """Count and log a connection whose bytes never became a request."""
         row = self.row
         row[W_REFUSALS + REASON_INDEX[reason]] += 1
+        row[W_REQUESTS] += sent_bytes > 0
+        row[W_RECEIVED_BYTES] += len(request)
         row[W_SENT_BYTES] += sent_bytes
         if not self.access_log.enabled:
             return
