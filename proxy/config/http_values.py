@@ -14,9 +14,10 @@ _UPGRADE = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+(?:/[!#$%&'*+.^_`|~0-9a-z-]+)?")
 _UPGRADES_REFUSED = frozenset({"h2c", "h2", "http/2", "http/2.0", "http/1.1", "tls", "tls/1.0"})
 
 # Fields that belong to one connection or frame a message (RFC 9110 section 7.6.1, RFC 9112 section 6):
-# Homeport makes them itself. Host has its own key.
+# Homeport makes them itself, as it makes those that say who sent a request and by which way. Host has its own key.
 _OWN_FIELDS = frozenset(
     "connection content-length http2-settings keep-alive te trailer transfer-encoding upgrade".split()
+    + "forwarded via x-forwarded-for x-forwarded-host x-forwarded-proto x-request-id".split()
 )
 
 
@@ -71,7 +72,7 @@ def parse_edited_header(value: object) -> str:
     if lower == "host":
         raise BadValue("cannot be edited here", "rewrite.host for the Host field")
     if lower in _OWN_FIELDS or lower.startswith("proxy-"):
-        raise BadValue("cannot be edited", "a field of the message, not of its framing or connection")
+        raise BadValue("cannot be edited", "a field that Homeport does not make itself")
     return name
 
 

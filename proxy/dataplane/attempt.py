@@ -1,7 +1,8 @@
 """One attempt to have a request answered by an endpoint: its lease, its connection, and what was sent.
 
-It belongs to an exchange, which hears from it when the connection is there. The endpoint's connection is given back
-only after a complete exchange; in every other case it is closed, because what may still come on it belongs to nobody.
+It belongs to an exchange, and does not know it: a reference back would make a cycle of every exchange, which only the
+garbage collector could free. The endpoint's connection is given back only after a complete exchange; in every other
+case it is closed, because what may still come on it belongs to nobody.
 """
 
 import asyncio
@@ -31,8 +32,7 @@ class Attempt:
         "upstream",
     )
 
-    def __init__(self, exchange: "Exchange", lease: Lease, pool: "Pool", request: bytes) -> None:
-        self._exchange = exchange
+    def __init__(self, lease: Lease, pool: "Pool", request: bytes) -> None:
         self._lease = lease
         self._pool = pool
         self._request = request
@@ -53,22 +53,22 @@ class Attempt:
         """The endpoint that was picked."""
         return self._lease.endpoint
 
-    def begin(self) -> bool:
-        """Send the request on an idle connection; false when there is none and one is being made."""
+    def begin(self, exchange: "Exchange") -> bool:
+        """Send the request on an idle connection; false when there is none and one is being made for `exchange`."""
         upstream = self._pool.take()
         if upstream is None:
-            self._connecting = self._pool.connect(self._exchange)
+            self._connecting = self._pool.connect(exchange)
             return False
         self.is_reused = True
-        self.send(upstream)
+        self.send(upstream, exchange)
         return True
 
-    def send(self, upstream: Upstream) -> None:
-        """Send what is here of the request on `upstream`."""
+    def send(self, upstream: Upstream, exchange: "Exchange") -> None:
+        """Send what is here of the request on `upstream`, whose events go to `exchange`."""
         self._connecting = None
         self.upstream = upstream
         self.connections += 1
-        upstream.relay = self._exchange
+        upstream.relay = exchange
         upstream.requests += 1
         upstream.write(self._request)
 
@@ -81,7 +81,7 @@ class Attempt:
         """It will not be sent again: the reply has begun, or more of the body went out than was kept."""
         self._request = b""
 
-    def repeat(self) -> bool:
+    def repeat(self, exchange: "Exchange") -> bool:
         """Send the request once more, on a fresh connection, if the one that was lost had been used before.
 
         An endpoint may close an idle connection at any time, so such a loss says nothing about it (RFC 9112 9.3.1).
@@ -92,7 +92,7 @@ class Attempt:
         self.is_reused = False
         self._lease.endpoint.row[E_RETRIES] += 1
         self.drop()
-        self._connecting = self._pool.connect(self._exchange)
+        self._connecting = self._pool.connect(exchange)
         return True
 
     def give_back(self, now: float) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, cast
 from proxy.dataplane.exchange import Exchange
 from proxy.dataplane.forwarding import ClientIdentity
 from proxy.dataplane.headers import HEAD_END
-from proxy.dataplane.relay import Relay
+from proxy.dataplane.relay import HIGH_WATER_BYTES, Relay
 from proxy.dataplane.request_head import check_partial_request, parse_request
 from proxy.dataplane.responses import refusal, render
 from proxy.dataplane.stall import STALL_CHECK_S, Stall, unsent_bytes
@@ -130,8 +130,7 @@ class Downstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        # Write at once, and report as soon as the kernel takes no more: nothing is kept here beyond one piece.
-        self._transport.set_write_buffer_limits(high=0)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=0)
         self._plane.active[self] = None
 
     def data_received(self, data: bytes) -> None:
@@ -193,6 +192,8 @@ class Downstream(asyncio.Protocol):
         self._plane.blocked.pop(self, None)
         if self.relay is not None:
             self.relay.on_downstream_writable()
+        elif self.phase is _BUSY:
+            self._continue()
 
     # ------------------------------------------------------------------ what relays ask for
 
@@ -258,8 +259,9 @@ class Downstream(asyncio.Protocol):
         self.phase = _HEAD
 
     def _continue(self) -> None:
-        """Read on with what is held; idle if that is nothing."""
-        if self.phase is _CLOSED or self.relay is not None:
+        """Read on with what is held; idle if that is nothing. The next request waits until the client has taken the
+        last answer."""
+        if self.phase is not _BUSY or self.relay is not None or self.is_blocked:
             return
         data = self._buffer
         if data:
@@ -298,6 +300,9 @@ class Downstream(asyncio.Protocol):
                         return
                 exchange = self._open(data[:end])
                 exchange.begin(data[end:])
+                if self.is_half_closed and self.relay is exchange and exchange.is_receiving:
+                    # The rest of this request will not come.
+                    exchange.on_client_gone()
                 if self.relay is not None or self.phase is not _BUSY:
                     return
                 turns -= 1
@@ -305,10 +310,10 @@ class Downstream(asyncio.Protocol):
                     # Other connections first. Bytes that come meanwhile are held: the phase is BUSY.
                     self._plane.loop.call_soon(self._continue)
                     return
+                if self.is_blocked or not self._buffer:
+                    break
                 data = self._buffer
                 self._buffer = b""
-                if not data:
-                    break
         except DownstreamError as error:
             self._refuse(error.reason, data)
             return
@@ -321,7 +326,7 @@ class Downstream(asyncio.Protocol):
         plane = self._plane
         table = plane.table
         limits = table.limits
-        if len(raw) > limits.request_line_bytes:
+        if len(raw) > limits.request_line_bytes or len(raw) > limits.header_bytes:
             self._check_size(raw)
         head = parse_request(raw, limits.header_count, table.upgrades)
         self._requests += 1
@@ -472,6 +477,8 @@ class Downstream(asyncio.Protocol):
             return
         if self._transport.get_write_buffer_size():
             # Not closed before the client has taken it, nor kept if it never does.
+            self._plane.idle.pop(self, None)
+            self._plane.active[self] = None
             self.phase = _LINGERING
             timeout = self._plane.table.timeouts.write_s
             self.set_deadline(self._plane.monotonic() + timeout if timeout else 0.0, Reason.SLOW_CLIENT)

@@ -196,11 +196,11 @@ class Exchange:
             local_authority=downstream.local_authority,
         )
         pool = self._plane.pool_of(lease.endpoint, cluster)
-        self.attempt = attempt = Attempt(self, lease, pool, sent + body if body else sent)
+        self.attempt = attempt = Attempt(lease, pool, sent + body if body else sent)
         timeouts = cluster.spec.timeouts
         if timeouts.total_s:
             downstream.total_deadline = self.started + timeouts.total_s
-        if attempt.begin():
+        if attempt.begin(self):
             self._after_sent(self.started)
         else:
             self._set_deadline(timeouts.connect_s, Reason.CONNECT_TIMEOUT)
@@ -211,7 +211,7 @@ class Exchange:
         if self.state is not _DISPATCHED or attempt is None:
             upstream.close()
             return
-        attempt.send(upstream)
+        attempt.send(upstream, self)
         self._after_sent(self._plane.monotonic())
         self._downstream.resume()
 
@@ -416,7 +416,7 @@ class Exchange:
         """The connection ended before a reply: send the request once more if that is safe (RFC 9110 9.2.2)."""
         assert self.attempt is not None and self.cluster is not None
         is_safe = self._upload is None and not self.first_byte_at and self.head.method in IDEMPOTENT
-        if is_safe and self.attempt.repeat():
+        if is_safe and self.attempt.repeat(self):
             self._set_deadline(self.cluster.spec.timeouts.connect_s, Reason.CONNECT_TIMEOUT)
         else:
             self.fail(error)

@@ -11,13 +11,7 @@ from proxy.dataplane.request_head import RequestHead
 
 VIA_NAME = b"homeport"
 VIA_LINE = b"\r\nVia: 1.1 " + VIA_NAME
-_SINGLE = (b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"x-real-ip")
-_CANONICAL = {
-    b"x-forwarded-proto": b"X-Forwarded-Proto",
-    b"x-forwarded-host": b"X-Forwarded-Host",
-    b"x-forwarded-port": b"X-Forwarded-Port",
-    b"x-real-ip": b"X-Real-IP",
-}
+_LISTS = (b"x-forwarded-for", b"forwarded")
 
 
 class TrustedProxies:
@@ -59,11 +53,16 @@ def identity_lines(peer: str, host: bytes, scheme: bytes) -> bytes:
     return lines + b"\r\nForwarded: " + element + VIA_LINE
 
 
+def _is_single(name: bytes) -> bool:
+    return name not in _LISTS and b"_" not in name and b"." not in name
+
+
 def extended_lines(claimed: Sequence[tuple[bytes, bytes]], peer: str, host: bytes, scheme: bytes) -> bytes:
     """The lines for a trusted peer: its own `claimed` fields (lower-case name, value), extended by `peer`."""
     chain = [value for name, value in claimed if name == b"x-forwarded-for" and value]
     elements = [value for name, value in claimed if name == b"forwarded" and value]
-    single = {name: value for name, value in reversed(claimed) if name in _SINGLE and value}
+    # The first of each; spellings with `_` or `.` are nobody's to send.
+    single = {name: value for name, value in reversed(claimed) if value and _is_single(name)}
     single.setdefault(b"x-forwarded-proto", scheme)
     if host:
         single.setdefault(b"x-forwarded-host", host)
@@ -71,7 +70,7 @@ def extended_lines(claimed: Sequence[tuple[bytes, bytes]], peer: str, host: byte
     element = b"for=%b;proto=%b" % (forwarded_node(peer), scheme)
     elements.append(element + (b';host="%b"' % host if host else b""))
     lines = [b"X-Forwarded-For: " + b", ".join(chain)]
-    lines += [_CANONICAL[name] + b": " + value for name, value in single.items()]
+    lines += [b"%b: %b" % (name.title(), value) for name, value in single.items()]
     lines.append(b"Forwarded: " + b", ".join(elements))
     return b"\r\n" + b"\r\n".join(lines) + VIA_LINE
 

@@ -26,7 +26,7 @@ _GRPC = re.compile(rb"\ncontent-type:[ \t]*application/grpc(?!-web)")
 _REQUEST_LINE = re.compile(rb"([!#-'*+.^_`|~0-9A-Za-z-]+) ([!\"$-~]+) HTTP/1\.([01])\r\n")
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 _AUTHORITY = re.compile(
-    rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"  # RFC 3986 3.2.2, no userinfo
+    rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?"  # RFC 3986 3.2.2, no userinfo
 )
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 

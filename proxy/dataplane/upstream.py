@@ -9,7 +9,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, cast
 
-from proxy.dataplane.relay import Relay
+from proxy.dataplane.relay import HIGH_WATER_BYTES, Relay
 from proxy.scoreboard import E_CONNECTIONS
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        # Write at once, and report as soon as the kernel takes no more: nothing is kept here beyond one piece.
-        self._transport.set_write_buffer_limits(high=0)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=0)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         self.pool.open.add(self)

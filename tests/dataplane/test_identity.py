@@ -94,7 +94,7 @@ def test_trusted():
     assert sorted(lines(identity, CLAIMS)) == [
         'Forwarded: for=6.6.6.6, for=10.0.0.1;proto=http;host="t.test"', "Via: 1.1 homeport",
         "X-Forwarded-For: 6.6.6.6, 10.0.0.1", "X-Forwarded-Host: evil.test", "X-Forwarded-Port: 1",
-        "X-Forwarded-Proto: https", "X-Real-IP: 6.6.6.6",
+        "X-Forwarded-Proto: https", "X-Forwarded-Server: s", "X-Real-Ip: 6.6.6.6",
     ]  # fmt: skip
 
 

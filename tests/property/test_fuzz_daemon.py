@@ -155,7 +155,6 @@ def test_replies(fuzzed, numbering, bystander, pieces, method):
     assert time.monotonic() - began < LIMIT_S
 
 
-@pytest.mark.xfail(strict=True, reason="the second request holds an endpoint until the body timeout")
 def test_end_in_second_body(fuzzed, numbering):
     """A client that half-closes in the middle of a pipelined request's body is gone, as it is in the first's."""
     start = len(numbering.seen())
