@@ -243,7 +243,7 @@ REPLACED = [
         "cluster: etl",
         "cluster: etl, rewrite: {request_headers: {set: {§Connection: close}}}",
         "routes[0].rewrite.request_headers.set.Connection: cannot be edited, got 'Connection', expected a"
-        " field of the message, not of its framing or connection",
+        " field that Homeport does not make itself",
     ),
     (
         "cluster: etl",
