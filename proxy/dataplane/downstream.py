@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, cast
 from proxy.dataplane.exchange import Exchange
 from proxy.dataplane.forwarding import ClientIdentity
 from proxy.dataplane.headers import HEAD_END
-from proxy.dataplane.relay import HIGH_WATER_BYTES, Relay
+from proxy.dataplane.outbox import DIRECT_BYTES
+from proxy.dataplane.relay import Relay
 from proxy.dataplane.request_head import check_partial_request, parse_request
 from proxy.dataplane.responses import refusal, render
 from proxy.dataplane.stall import STALL_CHECK_S, Stall, unsent_bytes
@@ -71,7 +72,7 @@ class Downstream(asyncio.Protocol):
 
     __slots__ = (
         "_buffer", "_is_reading_heads", "_lingered_bytes", "_plane", "_probe_at", "_probe_gap_s", "_requests",
-        "_stall", "_transport",
+        "_stall", "_transport", "_unsent",
         "deadline", "deadline_reason", "identity", "idle_since", "is_blocked", "is_half_closed", "is_paused",
         "listener", "local_authority", "peer", "peer_key", "phase", "relay", "total_deadline",
     )  # fmt: skip
@@ -92,6 +93,7 @@ class Downstream(asyncio.Protocol):
         self.phase = _PREFACE if listener.spec.proxy_protocol else _HEAD
         self._buffer = b""
         """Bytes that came and were not parsed yet."""
+        self._unsent = b""
         self._requests = 0
         self._is_reading_heads = False
         self.is_blocked = False
@@ -124,13 +126,14 @@ class Downstream(asyncio.Protocol):
         """Bytes held for this connection's peers."""
         if self.phase is _CLOSED:
             return 0
-        return self._transport.get_write_buffer_size() + len(self._buffer)
+        return self._transport.get_write_buffer_size() + len(self._unsent) + len(self._buffer)
 
     # ------------------------------------------------------------------ the connection's events
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=0)
+        # Report as soon as the kernel takes no more: nothing is kept here beyond one piece.
+        self._transport.set_write_buffer_limits(high=0)
         self._plane.active[self] = None
 
     def data_received(self, data: bytes) -> None:
@@ -198,11 +201,29 @@ class Downstream(asyncio.Protocol):
     # ------------------------------------------------------------------ what relays ask for
 
     def write(self, data: bytes) -> None:
-        if self.phase is not _CLOSED:
+        """Send `data`: at the end of this turn, or at once if it is large."""
+        if self.phase is _CLOSED:
+            return
+        if len(data) >= DIRECT_BYTES:
+            self.flush()
+            self._transport.write(data)
+        elif self._unsent:
+            self._unsent += data
+        elif data:
+            self._unsent = data
+            self._plane.outbox.add(self)
+
+    def flush(self) -> None:
+        """Send what was collected in this turn."""
+        data = self._unsent
+        if data and self.phase is not _CLOSED:
+            self._unsent = b""
             self._transport.write(data)
 
     def write_eof(self) -> None:
+        """Send no more after what was written."""
         if self.phase is not _CLOSED:
+            self.flush()
             self._transport.write_eof()
 
     def pause(self) -> None:
@@ -302,7 +323,7 @@ class Downstream(asyncio.Protocol):
                 exchange.begin(data[end:])
                 if self.is_half_closed and self.relay is exchange and exchange.is_receiving:
                     # The rest of this request will not come.
-                    exchange.on_client_gone()
+                    exchange.on_client_eof()
                 if self.relay is not None or self.phase is not _BUSY:
                     return
                 turns -= 1
@@ -466,7 +487,7 @@ class Downstream(asyncio.Protocol):
         self._buffer = b""
         self.phase = _LINGERING
         self.resume()
-        self._transport.write_eof()
+        self.write_eof()
         self.set_deadline(self._plane.monotonic() + LINGER_S, Reason.SLOW_CLIENT)
         if self.is_half_closed:
             self.close()
@@ -475,6 +496,7 @@ class Downstream(asyncio.Protocol):
         """Close when what was written has gone out."""
         if self.phase is _CLOSED:
             return
+        self.flush()
         if self._transport.get_write_buffer_size():
             # Not closed before the client has taken it, nor kept if it never does.
             self._plane.idle.pop(self, None)
@@ -510,7 +532,7 @@ class Downstream(asyncio.Protocol):
     def _forget(self) -> None:
         """Leave all the plane's collections."""
         self.phase = _CLOSED
-        self._buffer = b""
+        self._buffer = self._unsent = b""
         plane = self._plane
         plane.active.pop(self, None)
         plane.idle.pop(self, None)

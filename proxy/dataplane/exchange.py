@@ -488,10 +488,15 @@ class Exchange:
 
     def on_client_eof(self) -> bool:
         """The client will send no more; it still gets its reply if its request is complete."""
-        if self._upload is not None:
+        if self._upload is None:
+            return True
+        if self.state is _REPLYING:
             self.on_client_gone()
-            return False
-        return True
+        else:
+            # Closed, not reset: earlier replies may still be on their way to it.
+            self.keep_alive = False
+            self._end(Outcome.CLIENT_GONE, Reason.CLIENT_GONE)
+        return False
 
     def on_client_gone(self) -> None:
         """The client's connection is lost: give up the work for it."""

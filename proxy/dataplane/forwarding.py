@@ -18,13 +18,13 @@ class TrustedProxies:
     """The peers whose forwarded fields are believed: networks, and `unix` for peers on a Unix socket."""
 
     def __init__(self, networks: Sequence[str]) -> None:
-        self._unix = "unix" in networks
+        self._trusts_unix = "unix" in networks
         self._networks = [ipaddress.ip_network(network) for network in networks if network != "unix"]
 
     def is_trusted(self, host: str) -> bool:
         """Whether the peer at `host` (an IP literal; empty for a Unix socket) is trusted."""
         if not host:
-            return self._unix
+            return self._trusts_unix
         if not self._networks:
             return False
         address = ipaddress.ip_address(host.partition("%")[0])

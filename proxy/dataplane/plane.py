@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from proxy.clock import Clock
 from proxy.cluster import Cluster, Endpoint
+from proxy.dataplane.outbox import Outbox
 from proxy.dataplane.pool import Pool
 from proxy.errors import REASON_INDEX, Reason
 from proxy.model import Outcome
@@ -67,6 +68,7 @@ class Plane:
         access_log: AccessLog,
     ) -> None:
         self.loop = loop
+        self.outbox = Outbox(loop)
         self.monotonic = clock.monotonic
         self._wall = clock.wall
         self.rng = rng
@@ -112,7 +114,7 @@ class Plane:
         """The connections to `endpoint`."""
         pool = self._pools.get(endpoint)
         if pool is None:
-            pool = self._pools[endpoint] = Pool(endpoint, cluster.spec.pool, self.loop)
+            pool = self._pools[endpoint] = Pool(endpoint, cluster.spec.pool, self.loop, self.outbox)
         return pool
 
     def apply(self, table: Table) -> None:

@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from proxy.cluster import Endpoint
+from proxy.dataplane.outbox import Outbox
 from proxy.dataplane.upstream import Upstream
 from proxy.errors import Reason, RoutingError, UpstreamError
 from proxy.model import UnixAddress
@@ -26,11 +27,14 @@ _log = logging.getLogger(__name__)
 class Pool:
     """The connections of a worker to one endpoint."""
 
-    __slots__ = ("_idle", "_loop", "endpoint", "open", "params")
+    __slots__ = ("_idle", "_loop", "endpoint", "open", "outbox", "params")
 
-    def __init__(self, endpoint: Endpoint, params: PoolParams, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, endpoint: Endpoint, params: PoolParams, loop: asyncio.AbstractEventLoop, outbox: Outbox
+    ) -> None:
         self.endpoint = endpoint
         self.params = params
+        self.outbox = outbox
         self.open: set[Upstream] = set()
         """Every connection, idle or not."""
         self._idle: list[Upstream] = []

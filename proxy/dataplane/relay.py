@@ -4,11 +4,6 @@ from typing import Protocol
 
 from proxy.errors import Reason
 
-# Bytes that may wait in a transport before its other side is no longer read. Below it, uvloop collects what is written
-# and sends it at the end of its turn, which spares the peers' wake-ups; above it, it writes at once. What waits is
-# passed on whole before reading resumes (low mark 0), so nothing but one piece is ever kept.
-HIGH_WATER_BYTES = 16 * 1024
-
 
 class Relay(Protocol):
     """The events of both sides. Those that return a bool say whether the connection stays open for writing."""

@@ -9,7 +9,8 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, cast
 
-from proxy.dataplane.relay import HIGH_WATER_BYTES, Relay
+from proxy.dataplane.outbox import DIRECT_BYTES
+from proxy.dataplane.relay import Relay
 from proxy.scoreboard import E_CONNECTIONS
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Upstream(asyncio.Protocol):
 
     __slots__ = (
         "_transport",
+        "_unsent",
         "idle_since",
         "is_blocked",
         "is_closed",
@@ -48,10 +50,12 @@ class Upstream(asyncio.Protocol):
         self.is_blocked = False
         """The endpoint does not take what was written."""
         self.is_paused = False
+        self._unsent = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=0)
+        # Report as soon as the kernel takes no more: nothing is kept here beyond one piece.
+        self._transport.set_write_buffer_limits(high=0)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         self.pool.open.add(self)
@@ -92,17 +96,35 @@ class Upstream(asyncio.Protocol):
             self.relay.on_upstream_writable()
 
     def write(self, data: bytes) -> None:
-        if not self.is_closed:
+        """Send `data`: at the end of this turn, or at once if it is large."""
+        if self.is_closed:
+            return
+        if len(data) >= DIRECT_BYTES:
+            self.flush()
+            self._transport.write(data)
+        elif self._unsent:
+            self._unsent += data
+        elif data:
+            self._unsent = data
+            self.pool.outbox.add(self)
+
+    def flush(self) -> None:
+        """Send what was collected in this turn."""
+        data = self._unsent
+        if data and not self.is_closed:
+            self._unsent = b""
             self._transport.write(data)
 
     def write_eof(self) -> None:
+        """Send no more after what was written."""
         if not self.is_closed and self._transport.can_write_eof():
+            self.flush()
             self._transport.write_eof()
 
     @property
     def buffered_bytes(self) -> int:
         """Bytes written that the kernel has not taken yet."""
-        return 0 if self.is_closed else self._transport.get_write_buffer_size()
+        return 0 if self.is_closed else self._transport.get_write_buffer_size() + len(self._unsent)
 
     def pause(self) -> None:
         """Stop reading until `resume`."""
