@@ -4,16 +4,17 @@ Framing fields are never passed through, fields that end at this hop are gone al
 the sender's Connection field could name.
 """
 
-from proxy.dataplane.forwarding import VIA_LINE
+from proxy.dataplane.forwarding import VIA_LINES
 from proxy.dataplane.framing import BodyReader, ChunkedBody, EofBody, LengthBody
 from proxy.dataplane.headers import HEAD_END, drop_fields
 from proxy.dataplane.reply_head import ReplyHead
 from proxy.dataplane.request_head import RequestHead
 from proxy.policy.route import CompiledRoute
 
-_CLOSE_END = VIA_LINE + b"\r\nConnection: close" + HEAD_END
-_KEEP_ALIVE_END = VIA_LINE + b"\r\nConnection: keep-alive" + HEAD_END
-_PLAIN_END = VIA_LINE + HEAD_END
+# By the minor version of the endpoint's reply.
+_CLOSE_ENDS = tuple(via + b"\r\nConnection: close" + HEAD_END for via in VIA_LINES)
+_KEEP_ALIVE_ENDS = tuple(via + b"\r\nConnection: keep-alive" + HEAD_END for via in VIA_LINES)
+_PLAIN_ENDS = tuple(via + HEAD_END for via in VIA_LINES)
 _CHUNKED_LINE = b"\r\nTransfer-Encoding: chunked"
 
 
@@ -37,7 +38,7 @@ def compose_request(
         parts.append(b"\r\nExpect: 100-continue")
     if head.upgrade:
         parts.append(b"\r\nConnection: Upgrade\r\nUpgrade: " + head.upgrade)
-    parts += (identity, b"\r\nX-Request-Id: ", request_id, HEAD_END)
+    parts += (identity, VIA_LINES[head.minor], b"\r\nX-Request-Id: ", request_id, HEAD_END)
     return b"".join(parts)
 
 
@@ -57,7 +58,7 @@ def compose_reply(
 ) -> list[bytes]:
     """The head for a client of HTTP/1.`minor`, in pieces. `framing` is the line that says how the body is framed;
     `date_line` is added when the endpoint sent no Date (RFC 9110 6.6.1)."""
-    parts = [b"HTTP/1.1 %d %b" % (head.status, head.reason), *head.kept, framing]
+    parts = [head.line, *head.kept, framing]
     needs_date = not head.has_date
     if not route.is_plain:
         edits = route.response_edits
@@ -67,22 +68,25 @@ def compose_reply(
         needs_date = needs_date and b"date" not in edits.removed
     if needs_date:
         parts.append(date_line)
+    if head.status == 426 and head.upgrade:
+        # What it asks for must be named (RFC 9110 15.5.22).
+        parts.append(b"\r\nConnection: Upgrade\r\nUpgrade: " + head.upgrade)
     if not keep_alive:
-        parts.append(_CLOSE_END)
+        parts.append(_CLOSE_ENDS[head.is_http11])
     else:
-        parts.append(_PLAIN_END if minor else _KEEP_ALIVE_END)
+        parts.append((_PLAIN_ENDS if minor else _KEEP_ALIVE_ENDS)[head.is_http11])
     return parts
 
 
 def compose_interim(head: ReplyHead) -> bytes:
     """A 1xx, passed on as it came but for the fields that end here."""
-    return b"".join((b"HTTP/1.1 %d %b" % (head.status, head.reason), *head.kept, HEAD_END))
+    return b"".join((head.line, *head.kept, HEAD_END))
 
 
 def compose_switch(head: ReplyHead) -> bytes:
     """A 101 to our own Upgrade (RFC 9110 7.8)."""
     upgrade = b"\r\nConnection: Upgrade\r\nUpgrade: " + head.upgrade
-    return b"".join((b"HTTP/1.1 101 ", head.reason, *head.kept, upgrade, VIA_LINE, HEAD_END))
+    return b"".join((head.line, *head.kept, upgrade, VIA_LINES[head.is_http11], HEAD_END))
 
 
 def frame_reply(

@@ -258,13 +258,13 @@ class Downstream(asyncio.Protocol):
         self.resume()
         return data
 
-    def on_exchange_end(self, *, keep_alive: bool, cut: bool, unread: bool) -> None:
-        """The exchange is over: read the next request, or close. `unread` = part of its request was not read."""
+    def on_exchange_end(self, *, keep_alive: bool, reset: bool, unread: bool) -> None:
+        """The exchange is over: read the next request, or close. `unread` = the client may still be sending."""
         self.relay = None
         self.total_deadline = 0.0
         if self.phase is _CLOSED:
             return
-        if cut:
+        if reset:
             self._reset()
         elif not keep_alive:
             self._close_after_answer(unread=unread)
@@ -312,11 +312,11 @@ class Downstream(asyncio.Protocol):
         self._is_reading_heads = True
         try:
             while True:
-                end = data.find(HEAD_END) + len(HEAD_END)
-                if end < len(HEAD_END) or data[0] in b"\r\n":
+                end = data.find(HEAD_END) + 4
+                if end < 4 or data[0] in b"\r\n":
                     data = self._skip_empty_lines(data)
-                    end = data.find(HEAD_END) + len(HEAD_END)
-                    if end < len(HEAD_END):
+                    end = data.find(HEAD_END) + 4
+                    if end < 4:
                         self._await_head(data)
                         return
                 exchange = self._open(data[:end])
@@ -446,6 +446,8 @@ class Downstream(asyncio.Protocol):
             relay.on_deadline(reason)
         elif self.phase is _HEAD and self._buffer:
             self._refuse(reason, self._buffer)
+        elif self.phase is _HEAD:
+            self.close()
         else:
             self.abort(reason)
 

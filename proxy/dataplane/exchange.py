@@ -82,9 +82,9 @@ class Exchange:
     """A request, the endpoint chosen for it, and the reply on its way back."""
 
     __slots__ = (
-        "_downstream", "_interim", "_plane", "_reply_body", "_reply_buffer", "_reply_keep_alive", "_table", "_upload",
-        "attempt", "cluster", "connected_at", "first_byte_at", "head", "keep_alive", "received_bytes", "request_id",
-        "route", "sent_bytes", "started", "state", "status",
+        "_awaits_continue", "_downstream", "_ends_by_close", "_interim", "_plane", "_reply_body", "_reply_buffer",
+        "_reply_keep_alive", "_table", "_upload", "attempt", "cluster", "connected_at", "first_byte_at", "head",
+        "keep_alive", "received_bytes", "request_id", "route", "sent_bytes", "started", "state", "status",
     )  # fmt: skip
 
     def __init__(self, downstream: "Downstream", plane: "Plane", head: RequestHead, now: float) -> None:
@@ -105,6 +105,10 @@ class Exchange:
         self._reply_buffer = b""
         self._reply_body: BodyReader | None = None
         self._reply_keep_alive = False
+        self._ends_by_close = False
+        """The end of the client's connection will be the end of the reply (HTTP/1.0)."""
+        self._awaits_continue = False
+        """Expect was passed on, and the endpoint has not said 100."""
         self._interim = 0
         self.status = 0
         self.connected_at = 0.0
@@ -140,6 +144,10 @@ class Exchange:
             action = route.action
             if isinstance(action, RespondSpec | RedirectSpec):
                 self._answer(route, action)
+                return
+            if head.is_for_us:
+                self._respond(204, b"", [])
+                self._end(Outcome.LOCAL, None)
                 return
             self.cluster = self._table.clusters[route.choose_cluster(self._plane.rng)]
             if self._upload is not None and not rest and not head.expect:
@@ -187,6 +195,7 @@ class Exchange:
         assert cluster is not None and route is not None
         head, downstream = self.head, self._downstream
         self.state = _DISPATCHED
+        self._awaits_continue = head.expect
         lease = cluster.acquire(NO_FACTS)
         sent = compose_request(
             head,
@@ -300,8 +309,8 @@ class Exchange:
             self.first_byte_at = self._plane.monotonic()
         limits = self._table.limits
         while data:
-            end = data.find(HEAD_END) + len(HEAD_END)
-            if end < len(HEAD_END):
+            end = data.find(HEAD_END) + 4
+            if end < 4:
                 check_partial_reply(data)
                 end = len(data)
                 self._reply_buffer = data
@@ -326,9 +335,11 @@ class Exchange:
             raise UpstreamError(Reason.BAD_REPLY)
         if self.head.minor == 1:
             self._write(compose_interim(head))
-        if head.status == 100 and self._upload is not None:
-            self.head.expect = False
-            self._await_body()
+        if head.status == 100:
+            self._awaits_continue = False
+            if self._upload is not None:
+                self.head.expect = False
+                self._await_body()
 
     def _begin_reply(self, head: ReplyHead, rest: bytes) -> None:
         """Send the final head, with what is here of the body in the same write."""
@@ -339,10 +350,14 @@ class Exchange:
         self.attempt.forget_request()
         if self._upload is not None or request.upgrade or self._downstream.must_close:
             self.keep_alive = False
-        self._reply_keep_alive = head.keep_alive
         body, framing, can_continue = frame_reply(request, head, self._table.limits.header_bytes)
+        # A body where there can be none, or an upload that was refused but sent all the same, may still come, and
+        # would be taken for the next exchange's.
+        is_suspect = body is None and (head.chunked or (head.status == 204 and head.length > 0))
+        self._reply_keep_alive = head.keep_alive and not is_suspect and not self._awaits_continue
         if not can_continue:
             self.keep_alive = False
+            self._ends_by_close = True
         route = self.route
         assert route is not None
         parts = compose_reply(
@@ -448,10 +463,12 @@ class Exchange:
         early = downstream.release_held()
         if early:
             tunnel.on_request_data(early)
+        if downstream.is_half_closed:
+            tunnel.on_client_eof()
 
     def on_tunnel_end(self, reason: Reason | None) -> None:
         """Both sides of the tunnel have ended, or one was lost."""
-        self._end(Outcome.OK, reason, cut=reason is not None)
+        self._end(Outcome.OK, reason, reset=reason is not None and reason is not Reason.IDLE_TIMEOUT)
 
     # ------------------------------------------------------------------ backpressure
 
@@ -528,7 +545,7 @@ class Exchange:
     def abort(self, reason: Reason) -> None:
         """Give up at once and cut the client's connection."""
         if self.state is not _DONE:
-            self._end(Outcome.CLIENT_GONE, reason, cut=True)
+            self._end(Outcome.CLIENT_GONE, reason, reset=True)
 
     def fail(self, error: ExchangeError) -> None:
         """End the exchange for `error`: with a response if the reply has not begun, else by cutting the connection."""
@@ -539,7 +556,10 @@ class Exchange:
         if reason.status == 499:
             outcome = Outcome.CLIENT_GONE
         if self.state is _REPLYING or reason.status == 499:
-            self._end(outcome, reason, cut=True)
+            # The end of the connection shows that this reply is not complete. A reset shows it too, where the end
+            # would look like the reply's own, but can destroy earlier replies that are still on their way.
+            self.keep_alive = False
+            self._end(outcome, reason, reset=self._ends_by_close or reason.status == 499)
             return
         if isinstance(error, DownstreamError):
             # Whoever sends one malformed request may mean something else by its end than we do.
@@ -577,11 +597,14 @@ class Exchange:
         )
         self._write(response)
 
-    def _end(self, outcome: Outcome, reason: Reason | None, *, cut: bool = False) -> None:
+    def _end(self, outcome: Outcome, reason: Reason | None, *, reset: bool = False) -> None:
         """Leave the exchange for good: release the lease, record it, hand the client's connection on."""
         self.state = _DONE
         if self.attempt is not None:
             self.attempt.end(outcome)
         downstream = self._downstream
         self._plane.record(self, downstream, outcome, reason)
-        downstream.on_exchange_end(keep_alive=self.keep_alive and not cut, cut=cut, unread=self.is_receiving)
+        is_cut = self._reply_body is not None and not self._reply_body.done
+        downstream.on_exchange_end(
+            keep_alive=self.keep_alive and not reset, reset=reset, unread=self.is_receiving or is_cut
+        )

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from proxy.dataplane.request_head import RequestHead
 
-VIA_NAME = b"homeport"
-VIA_LINE = b"\r\nVia: 1.1 " + VIA_NAME
+VIA_LINES = (b"\r\nVia: 1.0 homeport", b"\r\nVia: 1.1 homeport")
+"""The line that says that a message of HTTP/1.0 or 1.1 came through here, by its minor version."""
 _LISTS = (b"x-forwarded-for", b"forwarded")
 
 
@@ -50,7 +50,7 @@ def identity_lines(peer: str, host: bytes, scheme: bytes) -> bytes:
     if host:
         lines += b"\r\nX-Forwarded-Host: %b" % host
         element += b';host="%b"' % host
-    return lines + b"\r\nForwarded: " + element + VIA_LINE
+    return lines + b"\r\nForwarded: " + element
 
 
 def _is_single(name: bytes) -> bool:
@@ -72,7 +72,7 @@ def extended_lines(claimed: Sequence[tuple[bytes, bytes]], peer: str, host: byte
     lines = [b"X-Forwarded-For: " + b", ".join(chain)]
     lines += [b"%b: %b" % (name.title(), value) for name, value in single.items()]
     lines.append(b"Forwarded: " + b", ".join(elements))
-    return b"\r\n" + b"\r\n".join(lines) + VIA_LINE
+    return b"\r\n" + b"\r\n".join(lines)
 
 
 class ClientIdentity:

@@ -19,8 +19,11 @@ from proxy.dataplane.headers import safe_trailers
 MAX_EXTENSION_BYTES = 4096
 _MAX_SIZE_DIGITS = 16
 
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t -~\x80-\xff]*+)?\r\n")
-_SIZE_LINE_SO_FAR = re.compile(rb"[0-9A-Fa-f]{0,16}\r?|[0-9A-Fa-f]{1,16};[\t -~\x80-\xff]*+\r?")
+# Space is allowed before an extension (RFC 9112 7.1.1), nowhere else.
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*+;[\t -~\x80-\xff]*+)?\r\n")
+_SIZE_LINE_SO_FAR = re.compile(rb"[0-9A-Fa-f]{0,16}\r?|[0-9A-Fa-f]{1,16}[ \t]*+(?:;[\t -~\x80-\xff]*+\r?)?")
+# A larger size is no size but an attempt to make somebody's 64-bit arithmetic overflow.
+MAX_CHUNK_BYTES = 1 << 60
 LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -181,6 +184,8 @@ class ChunkedBody:
                     self._check_partial_size(data, at)
                     break
                 self._left = int(line[1], 16)
+                if self._left > MAX_CHUNK_BYTES:
+                    raise BadBody("chunk size is out of range")
                 if line[2] is not None or self._left == 0:
                     # The line is not passed on as it came: put out what precedes it, then ours.
                     if keep:

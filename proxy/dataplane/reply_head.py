@@ -1,6 +1,7 @@
 """The head of a reply: validated, its framing understood (RFC 9112 4, 6.3), the rest kept as it came."""
 
 import re
+from typing import NamedTuple
 
 from httptools import HttpParserUpgrade, HttpResponseParser
 from httptools.parser.errors import HttpParserError
@@ -9,10 +10,26 @@ from proxy.dataplane.headers import HOP_NAMES, HeadSink, drop_fields, field_patt
 from proxy.errors import Reason, UpstreamError
 
 _FIELDS = field_pattern((*HOP_NAMES, "proxy-authenticate", "content-length"))
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\r\n")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?")
+# Status lines are few and come again and again; a service that makes them up fills this once and is read each time.
+MAX_STATUS_LINES = 256
 
 # One for all: it is asked before the next head is parsed.
 _SINK = HeadSink()
+
+
+class StatusLine(NamedTuple):
+    """A status line, read."""
+
+    status: int
+    reason: bytes
+    minor: int
+    """1 for HTTP/1.1, 0 for HTTP/1.0."""
+    line: bytes
+    """The same for a client: always of HTTP/1.1, which is our own version (RFC 9110 2.5)."""
+
+
+_status_lines: dict[bytes, StatusLine] = {}
 
 
 class ReplyHead:
@@ -21,27 +38,27 @@ class ReplyHead:
     __slots__ = (
         "chunked",
         "has_date",
+        "is_http11",
         "keep_alive",
         "kept",
         "length",
+        "line",
         "low",
-        "minor",
         "raw",
         "reason",
         "status",
         "upgrade",
     )
 
-    def __init__(self, raw: bytes, status: int, reason: bytes, minor: int) -> None:
+    def __init__(self, raw: bytes, status_line: StatusLine) -> None:
         self.raw = raw
         self.low = raw.lower()
-        self.status = status
-        self.reason = reason
-        self.minor = minor
+        self.status, self.reason, minor, self.line = status_line
         self.length = -1
         """Content-Length, or -1 when there is none."""
         self.chunked = False
-        self.keep_alive = minor == 1
+        self.is_http11 = minor == 1
+        self.keep_alive = self.is_http11
         self.has_date = b"\ndate:" in self.low
         self.upgrade = b""
         self.kept: list[bytes] = []
@@ -73,12 +90,25 @@ def parse_reply(raw: bytes, max_fields: int) -> ReplyHead:
         sink.complete = True
     except HttpParserError:
         raise UpstreamError(Reason.BAD_REPLY) from None
-    line = _STATUS_LINE.match(raw)
-    if line is None or not sink.complete:
+    if not sink.complete:
         raise UpstreamError(Reason.BAD_REPLY)
-    head = ReplyHead(raw, int(line[2]), line[3] or b"", 1 if line[1] == b"1" else 0)
-    _scan_fields(head, line.end() - 2)
+    end = raw.index(b"\r\n")
+    line = raw[:end]
+    head = ReplyHead(raw, _status_lines.get(line) or _read_status_line(line))
+    _scan_fields(head, end)
     return head
+
+
+def _read_status_line(line: bytes) -> "StatusLine":
+    """Read a status line that was not seen before, and remember it. Raises `UpstreamError(BAD_REPLY)`."""
+    match = _STATUS_LINE.fullmatch(line)
+    if match is None:
+        raise UpstreamError(Reason.BAD_REPLY)
+    reason = match[3] or b""
+    known = StatusLine(int(match[2]), reason, int(match[1]), b"HTTP/1.1 %b %b" % (match[2], reason))
+    if len(_status_lines) < MAX_STATUS_LINES:
+        _status_lines[line] = known
+    return known
 
 
 def _scan_fields(head: ReplyHead, at: int) -> None:
@@ -97,7 +127,7 @@ def _scan_fields(head: ReplyHead, at: int) -> None:
             connection = connection + b"," + match[2] if connection else match[2]
         elif name == b"transfer-encoding":
             # RFC 9112 6.1: only with HTTP/1.1; we decode chunked alone, and once.
-            if head.chunked or head.minor == 0 or match[2].rstrip(b" \t") != b"chunked":
+            if head.chunked or not head.is_http11 or match[2].rstrip(b" \t") != b"chunked":
                 raise UpstreamError(Reason.BAD_REPLY)
             head.chunked = True
         elif name == b"upgrade":
@@ -117,7 +147,7 @@ def _scan_fields(head: ReplyHead, at: int) -> None:
 def _take_connection(head: ReplyHead, connection: bytes) -> None:
     """Apply the tokens of Connection: persistence, and fields that end here (RFC 9110 7.6.1)."""
     tokens = {token.strip(b" \t") for token in connection.split(b",")}
-    head.keep_alive = b"close" not in tokens and (head.minor == 1 or b"keep-alive" in tokens)
+    head.keep_alive = b"close" not in tokens and (head.is_http11 or b"keep-alive" in tokens)
     nominated = tokens - {b"close", b"keep-alive", b"upgrade", b""}
     if nominated:
         head.kept[:] = [drop_fields(piece, nominated) for piece in head.kept]

@@ -18,6 +18,7 @@ _FIELDS = field_pattern(
     [
         *(name for name in HOP_NAMES if name != "transfer-encoding"),
         *("proxy-authorization", "http2-settings", "host", "expect", "forwarded"),
+        "proxy",  # CGI turns it into the environment's HTTP_PROXY (CVE-2016-5385)
     ],
     aliased=["content-length", "transfer-encoding", "x-forwarded-", "x-real-ip", "x-request-id"],
 )
@@ -25,8 +26,10 @@ _GRPC = re.compile(rb"\ncontent-type:[ \t]*application/grpc(?!-web)")
 # RFC 9112 3; a target is visible ASCII without `#`.
 _REQUEST_LINE = re.compile(rb"([!#-'*+.^_`|~0-9A-Za-z-]+) ([!\"$-~]+) HTTP/1\.([01])\r\n")
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
+# RFC 3986 3.2.2 without user information; a port is at most 65535.
 _AUTHORITY = re.compile(
-    rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?"  # RFC 3986 3.2.2, no userinfo
+    rb"(?:(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])"
+    rb"(?::(?:[0-9]{0,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])?)?"
 )
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
@@ -38,8 +41,8 @@ class RequestHead:
     """What the request path needs to know of a request's head."""
 
     __slots__ = (
-        "authority", "chunked", "expect", "forwarded", "has_body", "host", "keep_alive", "kept", "length", "low",
-        "method", "minor", "path", "query", "raw", "raw_target", "request_id", "target", "upgrade",
+        "authority", "chunked", "expect", "forwarded", "has_body", "host", "is_for_us", "keep_alive", "kept",
+        "length", "low", "method", "minor", "path", "query", "raw", "raw_target", "request_id", "target", "upgrade",
     )  # fmt: skip
 
     def __init__(self, raw: bytes, low: bytes, method: bytes, target: bytes, minor: int) -> None:
@@ -65,6 +68,8 @@ class RequestHead:
         self.chunked = False
         self.has_body = False
         self.keep_alive = minor == 1
+        self.is_for_us = False
+        """An OPTIONS that may pass no further proxy: to be answered here."""
         self.expect = False
         """The client waits for 100 (Continue)."""
         self.upgrade = b""
@@ -84,6 +89,9 @@ class RequestHead:
 def check_partial_request(data: bytes) -> None:
     """Raise `DownstreamError` when `data`, the beginning of a head, can no longer become a valid one."""
     _validate(data, partial=True)
+    line_end = data.find(b"\n")
+    if line_end >= 0 and not _REQUEST_LINE.match(data):
+        raise DownstreamError(_request_line_fault(data[:line_end].rstrip(b"\r")))
 
 
 def _validate(data: bytes, *, partial: bool = False) -> None:
@@ -164,7 +172,7 @@ def _scan_target(head: RequestHead) -> None:
     target = head.target
     if head.method == b"CONNECT" or head.method == b"TRACE":
         # A tunnel to anywhere is not offered; a trace would reflect credentials (RFC 9110 9.3.8).
-        raise DownstreamError(Reason.METHOD_NOT_ALLOWED)
+        raise DownstreamError(Reason.METHOD_UNKNOWN)
     if not target.startswith(b"/"):
         if target == b"*" and head.method == b"OPTIONS":
             return
@@ -231,10 +239,14 @@ def _scan_fields(head: RequestHead, at: int, upgrades: frozenset[str]) -> None:
         at = end
     kept.append(raw[at:-4])
     _check_host(head, hosts)
+    if head.method == b"OPTIONS":
+        _take_max_forwards(head)
     if head.length > 0 or head.chunked:
         head.has_body = True
         if head.chunked and head.minor == 0:
             raise DownstreamError(Reason.BAD_FRAMING)
+    else:
+        head.expect = False  # there is nothing to wait with (RFC 9110 10.1.1)
     if head.method == b"POST" and _GRPC.search(low):
         raise DownstreamError(Reason.HTTP2_UNSUPPORTED)
     if connection and connection != b"keep-alive":
@@ -273,6 +285,18 @@ def _take_expect(head: RequestHead, value: bytes) -> None:
         raise DownstreamError(Reason.EXPECTATION_FAILED)
     # An expectation of an HTTP/1.0 client is ignored (RFC 9110 10.1.1).
     head.expect = head.minor == 1
+
+
+def _take_max_forwards(head: RequestHead) -> None:
+    """Count down how many proxies an OPTIONS may still pass (RFC 9110 7.6.2)."""
+    value = head.field(b"max-forwards")
+    if value is None:
+        return
+    if not value.isdigit() or len(value) > 9:
+        raise DownstreamError(Reason.BAD_HEADER)
+    head.is_for_us = int(value) == 0
+    head.kept[:] = [drop_fields(piece, {b"max-forwards"}) for piece in head.kept]
+    head.kept.append(b"\r\nMax-Forwards: %d" % max(int(value) - 1, 0))
 
 
 def _take_connection(head: RequestHead, connection: bytes, upgrade: bytes, upgrades: frozenset[str]) -> None:
