@@ -15,7 +15,7 @@ from proxy.dataplane.request_head import parse_request
 from proxy.policy.route import CompiledRoute
 from proxy.snapshot import HeaderEdits, MatchSpec, RewriteSpec, RouteSpec, SplitSpec
 
-IDENTITY = b"\r\nX-Forwarded-For: 192.0.2.1\r\nVia: 1.1 homeport"
+IDENTITY = b"\r\nX-Forwarded-For: 192.0.2.1"
 DATE = b"\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT"
 
 
@@ -35,9 +35,10 @@ def reply(fields=b"", line=b"HTTP/1.1 200 OK"):
 
 
 def sent(head, by=PLAIN):
-    """The request as the endpoint gets it, without the lines that are always there."""
+    """The request as the endpoint gets it, without the lines that are always there (RFC 9110 7.6.3: Via names the
+    version that the client spoke)."""
     raw = compose_request(head, by, identity=IDENTITY, request_id=b"id-1", local_authority=b"127.0.0.1:80")
-    end = IDENTITY + b"\r\nX-Request-Id: id-1\r\n\r\n"
+    end = IDENTITY + b"\r\nVia: 1.%d homeport\r\nX-Request-Id: id-1\r\n\r\n" % head.minor
     assert raw.endswith(end)
     return raw.removesuffix(end)
 
@@ -82,6 +83,19 @@ REQUESTS = [
     (
         request(b"Expect: 100-continue\r\nContent-Length: 7\r\n", line=b"POST / HTTP/1.0"),
         b"POST / HTTP/1.1\r\nHost: t.test\r\nContent-Length: 7",
+    ),
+    (
+        request(b"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n", line=b"POST / HTTP/1.1"),
+        b"POST / HTTP/1.1\r\nHost: t.test\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue",
+    ),
+    (
+        request(b"Expect: 100-continue\r\nContent-Length: 0\r\n", line=b"POST / HTTP/1.1"),
+        b"POST / HTTP/1.1\r\nHost: t.test\r\nContent-Length: 0",
+    ),
+    (request(b"Expect: 100-continue\r\nProxy: http://evil.test\r\n"), b"GET / HTTP/1.1\r\nHost: t.test"),
+    (
+        request(b"Max-Forwards: 3\r\nA: 1\r\n", line=b"OPTIONS / HTTP/1.1"),
+        b"OPTIONS / HTTP/1.1\r\nHost: t.test\r\nA: 1\r\nMax-Forwards: 2",
     ),
     (
         request(b"connection: upgrade, x-a\r\nX-A: 1\r\nUpgrade: WebSocket, h2c\r\nSec-WebSocket-Key: k\r\n"),
@@ -151,14 +165,43 @@ VIA = b"\r\nVia: 1.1 homeport"
 
 def test_reply():
     head = reply(b"A: 1\r\nConnection: close\r\nContent-Length: 5\r\n", line=b"HTTP/1.0 404 Nope")
-    line = b"HTTP/1.1 404 Nope\r\nA: 1\r\nContent-Length: 5"
+    begin = b"HTTP/1.1 404 Nope\r\nA: 1\r\nContent-Length: 5" + DATE + b"\r\nVia: 1.0 homeport"
     length = b"\r\nContent-Length: 5"
-    assert answered(head, framing=length) == line + DATE + VIA + b"\r\n\r\n"
+    assert answered(head, framing=length) == begin + b"\r\n\r\n"
     close = b"\r\nConnection: close\r\n\r\n"
-    assert answered(head, framing=length, keep_alive=False) == line + DATE + VIA + close
-    assert answered(head, framing=length, keep_alive=False, minor=0) == line + DATE + VIA + close
+    assert answered(head, framing=length, keep_alive=False) == begin + close
+    assert answered(head, framing=length, keep_alive=False, minor=0) == begin + close
     kept = b"\r\nConnection: keep-alive\r\n\r\n"
-    assert answered(head, framing=length, minor=0) == line + DATE + VIA + kept
+    assert answered(head, framing=length, minor=0) == begin + kept
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_via_of_reply(version):
+    """RFC 9110 7.6.3: Via names the version that the endpoint spoke, whatever the client does."""
+    head = reply(b"Via: 1.1 inner\r\n", line=b"HTTP/%b 200 OK" % version)
+    begin = b"HTTP/1.1 200 OK\r\nVia: 1.1 inner" + DATE + b"\r\nVia: %b homeport" % version
+    for minor in (0, 1):
+        assert answered(head, minor=minor, keep_alive=False) == begin + b"\r\nConnection: close\r\n\r\n"
+    assert answered(head) == begin + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "fields", "upgrade"),
+    [
+        (426, b"Connection: upgrade\r\nUpgrade: TLS/1.0\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: TLS/1.0"),
+        (426, b"Upgrade: a, b\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: a, b"),
+        (426, b"Connection: upgrade\r\n", b""),
+        (400, b"Connection: upgrade\r\nUpgrade: TLS/1.0\r\n", b""),
+        (200, b"Upgrade: h2c\r\n", b""),
+    ],
+)
+def test_upgrade_required(status, fields, upgrade):
+    """RFC 9110 15.5.22: a 426 names what it asks for; other offers end at this hop."""
+    head = reply(fields, line=b"HTTP/1.1 %d x" % status)
+    begin = b"HTTP/1.1 %d x" % status + DATE + upgrade + VIA
+    assert answered(head).lower() == (begin + b"\r\n\r\n").lower()
+    close = b"\r\nConnection: close\r\n\r\n"
+    assert answered(head, keep_alive=False).lower() == (begin + close).lower()
 
 
 def test_reply_without_reason():

@@ -4,6 +4,7 @@ import pytest
 
 from proxy.dataplane.framing import (
     LAST_CHUNK,
+    MAX_CHUNK_BYTES,
     MAX_EXTENSION_BYTES,
     BadBody,
     ChunkedBody,
@@ -88,6 +89,8 @@ VALID = [
     (b"5;a=b\r\nhello\r\n0\r\n\r\n", b"5\r\nhello\r\n0\r\n\r\n", b"hello"),
     (b'1\r\na\r\n05;q="x";\xe9\r\nhello\r\n0;z\r\n\r\n', b"1\r\na\r\n5\r\nhello\r\n0\r\n\r\n", b"ahello"),
     (b"1;\r\na\r\n1;\r\nb\r\n0;\r\n\r\n", b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n", b"ab"),
+    (b"5 ;a=b\r\nhello\r\n0\t;z\r\n\r\n", b"5\r\nhello\r\n0\r\n\r\n", b"hello"),
+    (b"1 \t ;\r\na\r\n1\t; b\r\nb\r\n0\r\n\r\n", b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n", b"ab"),
     (b"1\r\na\r\n0\r\nX-A: 1\r\n\r\n", b"1\r\na\r\n0\r\nX-A: 1\r\n\r\n", b"a"),
     (b"1\r\na\r\n0\r\nX-A: 1\r\nHost: b\r\nx-b:\r\n\r\n", b"1\r\na\r\n0\r\nX-A: 1\r\nx-b:\r\n\r\n", b"a"),
     (b"0\r\nContent-Length: 5\r\n\r\n", b"0\r\n\r\n", b""),
@@ -119,7 +122,8 @@ def test_chunked_incomplete(data):
 
 BAD = [
     b"\r\n", b"z\r\n", b"-5\r\nhello\r\n", b"+5\r\nhello\r\n", b" 5\r\nhello\r\n", b"5 \r\nhello\r\n",
-    b"0x5\r\nhello\r\n", b"5\t;a\r\nhello\r\n", b"0_5\r\nhello\r\n", b";a\r\n", b"5\nhello\r\n",
+    b"0x5\r\nhello\r\n", b"5\t\r\nhello\r\n", b"5 a\r\nhello\r\n", b"5 \n;a\r\nhello\r\n",
+    b" 5;a\r\nhello\r\n", b"5 \r;a\r\nhello\r\n", b"0 \r\n", b"0_5\r\nhello\r\n", b";a\r\n", b"5\nhello\r\n",
     b"5\rhello\r\n", b"5\r\rhello", b"5;a\nhello\r\n", b"5;a\rb\r\nhello\r\n", b"5;\x00\r\nhello\r\n",
     b"5;\x7f\r\nhello\r\n", b"5,a\r\nhello\r\n", b"5=a\r\nhello\r\n", b"12345678901234567\r\n",
     b"00000000000000005\r\nhello\r\n", b"\xb2\r\n", b"\xef\xbc\x95\r\nhello\r\n", b"5\r\nhelloX",
@@ -147,7 +151,10 @@ def test_bad_chunk_is_refused_early():
     """A line that can only be wrong is not waited for."""
     for data in (
         b"z",
-        b"5 ",
+        b"5 \r",
+        b"5 a",
+        b"5 \t\n",
+        b" ",
         b"5;a\x01",
         b"1" * 17,
         b"5\r\nhelloX",
@@ -159,7 +166,17 @@ def test_bad_chunk_is_refused_early():
             chunked().feed(data)
 
 
-@pytest.mark.parametrize("digits", [b"f" * 16, b"F" * 16, b"0" * 15 + b"5"])
+@pytest.mark.parametrize("size", [MAX_CHUNK_BYTES + 1, 1 << 63, (1 << 64) - 5, (1 << 64) - 1])
+@pytest.mark.parametrize("form", [b"%x\r\n", b"%X\r\n", b"%x;a\r\n"])
+def test_chunk_out_of_range(size, form):
+    """Nothing real is that large: it is there to overflow somebody's arithmetic."""
+    for keep in (True, False):
+        for pieces in splits(form % size):
+            with pytest.raises(BadBody, match="out of range"):
+                run(chunked(keep), pieces)
+
+
+@pytest.mark.parametrize("digits", [b"%016x" % MAX_CHUNK_BYTES, b"0FFFFFFFFFFFFFFF", b"0" * 15 + b"5"])
 def test_sixteen_digits(digits):
     body = chunked()
     assert body.feed(digits + b"\r\nhell") == digits + b"\r\nhell"

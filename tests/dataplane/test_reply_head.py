@@ -2,7 +2,8 @@
 
 import pytest
 
-from proxy.dataplane.reply_head import parse_reply
+from proxy.dataplane import reply_head
+from proxy.dataplane.reply_head import MAX_STATUS_LINES, parse_reply
 from proxy.errors import Reason, UpstreamError
 
 
@@ -17,22 +18,34 @@ def refused(fields=b"", **options):
 
 
 @pytest.mark.parametrize(
-    ("line", "status", "reason", "minor"),
+    ("line", "status", "reason", "is_http11", "passed"),
     [
-        (b"HTTP/1.1 200 OK", 200, b"OK", 1),
-        (b"HTTP/1.0 404 Not Found", 404, b"Not Found", 0),
-        (b"HTTP/1.1 204 ", 204, b"", 1),
-        (b"HTTP/1.1 304", 304, b"", 1),
-        (b"HTTP/1.1 100 Continue", 100, b"Continue", 1),
-        (b"HTTP/1.1 999 a\t\xe9 b ", 999, b"a\t\xe9 b ", 1),
+        (b"HTTP/1.1 200 OK", 200, b"OK", True, b"HTTP/1.1 200 OK"),
+        (b"HTTP/1.0 404 Not Found", 404, b"Not Found", False, b"HTTP/1.1 404 Not Found"),
+        (b"HTTP/1.1 204 ", 204, b"", True, b"HTTP/1.1 204 "),
+        (b"HTTP/1.1 304", 304, b"", True, b"HTTP/1.1 304 "),
+        (b"HTTP/1.1 100 Continue", 100, b"Continue", True, b"HTTP/1.1 100 Continue"),
+        (b"HTTP/1.1 999 a\t\xe9 b ", 999, b"a\t\xe9 b ", True, b"HTTP/1.1 999 a\t\xe9 b "),
     ],
 )
-def test_status_line(line, status, reason, minor):
+@pytest.mark.parametrize("again", [False, True])
+def test_status_line(line, status, reason, is_http11, passed, again):
+    """RFC 9110 2.5: a client is told our own version; the same when the line was seen before."""
+    if again:
+        parse(line=line)
     head = parse(line=line)
-    assert (head.status, head.reason, head.minor) == (status, reason, minor)
+    assert (head.status, head.reason, head.is_http11, head.line) == (status, reason, is_http11, passed)
     assert (head.length, head.chunked, head.has_date, head.upgrade) == (-1, False, False, b"")
-    assert head.keep_alive is (minor == 1)
+    assert head.keep_alive is is_http11
     assert b"".join(head.kept) == b""
+
+
+def test_more_status_lines_than_remembered():
+    """An endpoint that makes up reasons is read all the same, and takes no memory."""
+    for number in range(2 * MAX_STATUS_LINES):
+        head = parse(line=b"HTTP/1.1 200 reason %d" % number)
+        assert (head.status, head.line) == (200, b"HTTP/1.1 200 reason %d" % number)
+    assert len(reply_head._status_lines) <= MAX_STATUS_LINES
 
 
 STATUS_LINES = [

@@ -61,8 +61,10 @@ REQUEST_LINES = [
     (b"GETX / HTTP/1.1", Reason.METHOD_UNKNOWN),
     (b"X" * 32 + b" / HTTP/1.1", Reason.METHOD_UNKNOWN),
     (b"DESCRIBE / HTTP/1.1", Reason.METHOD_UNKNOWN),  # RTSP's, known to llhttp
-    (b"CONNECT t.test:443 HTTP/1.1", Reason.METHOD_NOT_ALLOWED),
-    (b"TRACE / HTTP/1.1", Reason.METHOD_NOT_ALLOWED),
+    (b"CONNECT t.test:443 HTTP/1.1", Reason.METHOD_UNKNOWN),
+    (b"CONNECT / HTTP/1.1", Reason.METHOD_UNKNOWN),
+    (b"TRACE / HTTP/1.1", Reason.METHOD_UNKNOWN),
+    (b"TRACE * HTTP/1.1", Reason.METHOD_UNKNOWN),
     (b"GET / HTTP/0.9", Reason.VERSION_UNSUPPORTED),
     (b"GET / HTTP/1.2", Reason.VERSION_UNSUPPORTED),
     (b"GET / HTTP/2.0", Reason.VERSION_UNSUPPORTED),
@@ -127,6 +129,8 @@ HOSTS = [
     b"Host: a/b\r\n", b"Host: a,b\r\n", b"Host: a?b\r\n", b"Host: a#b\r\n", b"Host: a:1:2\r\n", b"Host: a:b\r\n",
     b"Host: a:123456\r\n", b"Host: [::1\r\n", b"Host: ::1\r\n", b"Host: :80\r\n", b"Host: a\xe9\r\n",
     b"Host: [::1]x\r\n", b'Host: a"b\r\n', b"Host: a\\b\r\n", b"Host: http://a\r\n", b"Host: a:+1\r\n",
+    b"Host: a%2\r\n", b"Host: a%zz\r\n", b"Host: %\r\n", b"Host: a%%20\r\n", b"Host: a:65536\r\n",
+    b"Host: a:99999\r\n", b"Host: a:080808\r\n", b"Host: [::1]:70000\r\n", b"Host: :\r\n",
 ]  # fmt: skip
 
 
@@ -139,7 +143,30 @@ def test_host_refused(host, target):
 
 @pytest.mark.parametrize(
     "host",
-    [b"a", b"A.Test", b"a:80", b"a.", b"127.0.0.1:8080", b"[::1]", b"[2001:db8::1]:443", b"a_b", b"a%20"],
+    [
+        b"a",
+        b"A.Test",
+        b"a:80",
+        b"a.",
+        b"127.0.0.1:8080",
+        b"[::1]",
+        b"[2001:db8::1]:443",
+        b"a_b",
+        b"a%20",
+        b"%C3%bc",
+        b"a:",
+        b"[::1]:",
+        b"a:0",
+        b"a:9999",
+        b"a:59999",
+        b"a:60000",
+        b"a:64999",
+        b"a:65499",
+        b"a:65529",
+        b"a:65535",
+        b"a:00080",
+        b"a!$&'()*+;=~-",
+    ],  # fmt: skip
 )
 def test_host_accepted(host):
     assert parse(get(host=b"Host: " + host + b" \t\r\n")).host == host
@@ -238,6 +265,7 @@ TAKEN_OUT = [
     b"Forwarded: for=1.2.3.4", b"X-Forwarded-For: 1.2.3.4", b"x-forwarded-anything: 1", b"X-Real-IP: 1.2.3.4",
     b"X-Request-Id: a", b"X_Forwarded_For: 1", b"X.Forwarded.For: 1", b"X-Forwarded_Proto: 1", b"x_real_ip: 1",
     b"X.Real.IP: 1", b"X_Request_Id: 1", b"Content_Length: 5", b"Content.Length: 5", b"Transfer_Encoding: chunked",
+    b"Proxy: http://evil.test:8080",
 ]  # fmt: skip
 
 
@@ -362,6 +390,63 @@ def test_expect(minor, fields, expect):
     """RFC 9110 10.1.1: that of an HTTP/1.0 client is ignored."""
     head = parse(get(b"Content-Length: 3\r\n" + fields, line=b"POST / HTTP/1.%d" % minor))
     assert head.expect is expect
+
+
+@pytest.mark.parametrize(
+    ("fields", "expect"),
+    [
+        (b"", False),
+        (b"Content-Length: 0\r\n", False),
+        (b"Content-Length: 1\r\n", True),
+        (b"Transfer-Encoding: chunked\r\n", True),
+    ],
+)
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_expect_needs_content(method, fields, expect):
+    """RFC 9110 10.1.1: a request without content expects nothing, wherever the field stands."""
+    field = b"Expect: 100-continue\r\n"
+    for both in (field + fields, fields + field):
+        assert parse(get(both, line=method + b" / HTTP/1.1")).expect is expect
+
+
+MAX_FORWARDS = [
+    (b"", False, b""),
+    (b"Max-Forwards: 0\r\n", True, b"\r\nMax-Forwards: 0"),
+    (b"max-forwards:\t000 \r\n", True, b"\r\nMax-Forwards: 0"),
+    (b"Max-Forwards: 1\r\n", False, b"\r\nMax-Forwards: 0"),
+    (b"MAX-FORWARDS: 10\r\n", False, b"\r\nMax-Forwards: 9"),
+    (b"Max-Forwards: 999999999\r\n", False, b"\r\nMax-Forwards: 999999998"),
+    (b"X-Max-Forwards: 0\r\n", False, b"\r\nX-Max-Forwards: 0"),
+]
+
+
+@pytest.mark.parametrize(("fields", "is_for_us", "passed"), MAX_FORWARDS)
+@pytest.mark.parametrize("target", [b"/", b"*", b"http://t.test"])
+def test_max_forwards(target, fields, is_for_us, passed):
+    """RFC 9110 7.6.2: an OPTIONS that may go no further is ours, any other counts down."""
+    head = parse(get(b"A: 1\r\n" + fields + b"B: 2\r\n", line=b"OPTIONS " + target + b" HTTP/1.1"))
+    assert head.is_for_us is is_for_us
+    assert sorted(b"".join(head.kept).removeprefix(b"\r\nHost: t.test").split(b"\r\n")) == sorted(
+        (b"\r\nA: 1\r\nB: 2" + passed).split(b"\r\n")
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *(
+            b"Max-Forwards: %b\r\n" % value
+            for value in (b"", b"-1", b"+1", b"x", b"1.5", b"0x1", b"1 0", b"1" * 10)
+        ),
+        b"Max-Forwards: 1, 1\r\n",
+        b"Max-Forwards: 1\r\n" * 2,
+        b"Max-Forwards: \xb2\r\n",
+    ],
+)
+def test_max_forwards_refused(fields):
+    """One number, or it is not known how far the request may go; other methods do not care."""
+    assert reason_for(get(fields, line=b"OPTIONS / HTTP/1.1")) is Reason.BAD_HEADER
+    assert kept(fields) == b"\r\n" + fields[:-2]
 
 
 @pytest.mark.parametrize("value", [b"", b"x", b"100-continue, x", b"100-continue;a=b", b"200-ok"])
@@ -515,6 +600,12 @@ def test_partial_accepted():
         (b"\n", Reason.BAD_REQUEST_LINE),
         (b"\rG", Reason.BAD_REQUEST_LINE),
         (b"GET / HTTP/3.0\r\n", Reason.VERSION_UNSUPPORTED),
+        (b"GET /x\r\n", Reason.BAD_REQUEST_LINE),
+        (b"GET /x\n", Reason.BAD_REQUEST_LINE),
+        (b"GET /x \r\n", Reason.BAD_REQUEST_LINE),
+        (b"GET /x HTTP/1.1 \r\n", Reason.BAD_REQUEST_LINE),
+        (b"GET /x#y HTTP/1.1\r\n", Reason.BAD_TARGET),
+        (b"GET  /x HTTP/1.1\r\nHost: a\r\n", Reason.BAD_REQUEST_LINE),
     ],
 )
 def test_partial_refused(data, reason):
