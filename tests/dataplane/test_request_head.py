@@ -164,7 +164,7 @@ def test_host_refused(host, target):
         b"a:65499",
         b"a:65529",
         b"a:65535",
-        b"a:00080",
+        b"a:0080",
         b"a!$&'()*+;=~-",
     ],  # fmt: skip
 )
