@@ -137,8 +137,33 @@ def test_expect_from_http10_ignored(client: Client, origin: Origin, path: str) -
     assert origin.only(path).body == b"hello"
 
 
-def test_expect_without_body(client: Client, path: str) -> None:
-    """RFC 9110 10.1.1: without a body there is nothing to wait for."""
-    reply = client.get(path, EXPECT)
-    assert reply.status == 200
+@pytest.mark.parametrize("lines", [[], ["Content-Length: 0"]], ids=["no-length", "length-0"])
+def test_expect_without_body(client: Client, origin: Origin, path: str, lines: list[str]) -> None:
+    """RFC 9110 10.1.1: without content there is nothing to wait for, and nothing to pass on."""
+    reply = client.ask("POST", path, EXPECT, *lines)
+    assert (reply.status, reply.interim) == (200, [])
+    assert "expect" not in origin.only(path).fields
     client.assert_open("/")
+
+
+@pytest.mark.parametrize("continues", [True, False])
+def test_connection_after_expect(client: Client, origin: Origin, path: str, continues: bool) -> None:
+    """RFC 9110 10.1.1: an endpoint that answers finally before any 100 may take what comes as a request, or not:
+    its connection is not used again."""
+    target = "/alone" + path
+
+    def handler(exchange: Exchange) -> None:
+        if exchange.method == "POST":
+            if continues:
+                exchange.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            exchange.body += exchange.stream.exactly(5)
+            exchange.complete = True
+        exchange.send(OK)
+
+    origin.on(target, handler, early=True)
+    client.send(request("POST", target, EXPECT, body=b"hello"))
+    assert client.reply().status == 200
+    assert client.get(target).status == 200
+    first, second = origin.seen(target)
+    assert first.body == b"hello"
+    assert (first.connection == second.connection) is continues

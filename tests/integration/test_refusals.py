@@ -141,6 +141,8 @@ HOSTS = [
     case("fragment", get("", host="Host: t.test#x\r\n")),
     case("two-ports", get("", host="Host: t.test:80:80\r\n")),
     case("port-not-a-number", get("", host="Host: t.test:http\r\n")),
+    case("port-out-of-range", get("", host="Host: t.test:65536\r\n")),
+    case("percent-without-digits", get("", host="Host: t%zz.test\r\n")),
     case("open-bracket", get("", host="Host: [::1\r\n")),
     case("only-a-port", get("", host="Host: :80\r\n")),
     case("non-ascii", get("", host="Host: t\xe9st\r\n")),
@@ -184,6 +186,9 @@ CHUNKS = [
     case("size-0x", "0x5\r\nhello\r\n0\r\n\r\n"),
     case("size-negative", "-5\r\nhello\r\n0\r\n\r\n"),
     case("size-signed", "+5\r\nhello\r\n0\r\n\r\n"),
+    case("size-space-after", "5 \r\nhello\r\n0\r\n\r\n"),
+    case("size-overflows", "fffffffffffffffb\r\nhello\r\n0\r\n\r\n"),
+    case("size-out-of-range", "1000000000000001\r\nhello\r\n0\r\n\r\n"),
     case("size-space-before", " 5\r\nhello\r\n0\r\n\r\n"),
     case("size-underscore", "0_5\r\nhello\r\n0\r\n\r\n"),
     case("size-too-long", "1" * 17 + "\r\nhello\r\n0\r\n\r\n"),
@@ -223,8 +228,23 @@ def test_unknown_method(client: Client, origin: Origin, path: str) -> None:
 @pytest.mark.parametrize("fields", ["", "Proxy-Authorization: Basic YTpi\r\n"])
 def test_connect(client: Client, origin: Origin, fields: str) -> None:
     """CVE-2026-71324: CONNECT makes no tunnel."""
-    refused(client, f"CONNECT t.test:443 HTTP/1.1\r\nHost: t.test:443\r\n{fields}\r\n", "", {405, 501})
+    refused(client, f"CONNECT t.test:443 HTTP/1.1\r\nHost: t.test:443\r\n{fields}\r\n", "", {501})
     assert not [one for one in origin.seen() if one.method == "CONNECT"]
+
+
+def test_trace(client: Client, origin: Origin, path: str) -> None:
+    """RFC 9110 9.3.8, 15.6.2: TRACE is a method that nobody here implements."""
+    refused(client, f"TRACE <path> HTTP/1.1\r\n{HOST}Max-Forwards: 0\r\n\r\n", path, {501})
+    assert origin.seen(path) == []
+
+
+@pytest.mark.parametrize("line", ["GET /x\r\n", "GET /x\n", "GET\r\n"])
+def test_no_request_line(client: Client, line: str) -> None:
+    """HTTP/0.9 and other first lines that are complete but no request line: nothing more is waited for."""
+    client.send(line.encode())
+    reply = client.reply()
+    assert reply.status == 400
+    assert_refusal(client, reply)
 
 
 def test_http2_preface(client: Client) -> None:

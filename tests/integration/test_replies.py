@@ -2,9 +2,11 @@
 it."""
 
 import json
+import socket
 
 import pytest
-from support.client import Client, request
+from support.client import Client, OpenClient, request
+from support.daemon import Daemon
 from support.origin import OK, Exchange, Handler, Origin
 from support.wait import wait_for
 
@@ -144,6 +146,33 @@ def test_204_with_length(client: Client, origin: Origin, path: str) -> None:
     assert_next_is_clean(client, origin, path)
 
 
+NO_BODY = {
+    # Method, what the endpoint answers, whether its connection may be used again.
+    "204": ("GET", b"HTTP/1.1 204 No Content\r\n\r\n", True),
+    "204-length-0": ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", True),
+    "204-length-5": ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", False),
+    "204-chunked": ("GET", b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", False),
+    "304-length-5": ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", True),
+    "304-chunked": ("GET", b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", False),
+    "head-length-5": ("HEAD", HEAD + b"Content-Length: 5\r\n\r\n", True),
+    "head-chunked": ("HEAD", HEAD + b"Transfer-Encoding: chunked\r\n\r\n", False),
+}
+
+
+@pytest.mark.parametrize("name", NO_BODY)
+def test_connection_after_no_body(client: Client, origin: Origin, path: str, name: str) -> None:
+    """RFC 9112 6.3: where an endpoint announces a body that cannot be, one may still come: its connection is not used
+    again, the client's goes on."""
+    method, answer, reusable = NO_BODY[name]
+    target = "/alone" + path
+    origin.on(target, answer)
+    for _ in range(2):
+        assert client.ask(method, target).status == int(answer[9:12])
+    first, second = origin.seen(target)
+    assert (first.connection == second.connection) is reusable
+    assert_next_is_clean(client, origin, path)
+
+
 BEGINNINGS = {
     "by-length": HEAD + b"Content-Length: 100\r\n\r\n0123456789",
     "chunked": HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
@@ -168,6 +197,67 @@ def test_cut_reply(client: Client, origin: Origin, path: str, name: str, minor: 
         # HTTP/1.0 has no end mark but the end of the connection; a reset is the one way to tell.
         assert reply.body in (b"hello", b"")
     assert_next_is_clean(client, origin, path)
+
+
+def read_to_end(client: Client) -> bytes:
+    """Everything up to a FIN; a reset is an error, other than for `Stream`."""
+    data = b""
+    while piece := client.sock.recv(65536):
+        data += piece
+    return data
+
+
+@pytest.mark.parametrize("after", ["close", "reset"])
+@pytest.mark.parametrize("minor", [1, 0])
+@pytest.mark.parametrize("name", BEGINNINGS)
+def test_cut_reply_as_far_as_it_came(
+    client: Client, origin: Origin, path: str, name: str, minor: int, after: str
+) -> None:
+    """RFC 9112 8: what came before the cut arrives, then a FIN; a reset only where the end of the connection would
+    be the end of the reply."""
+
+    def handler(exchange: Exchange) -> None:
+        exchange.send(BEGINNINGS[name])
+        exchange.events.get(timeout=15)
+        if after == "close":
+            exchange.close()
+        else:
+            exchange.reset()
+
+    origin.on(path, handler)
+    client.send(request("GET", path, minor=minor))
+    head = client.stream.until(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    by_length = b"Content-Length" in BEGINNINGS[name]
+    payload = b"0123456789" if name == "by-length" else b"" if name == "head-only" else b"hello"
+    received = client.stream.until(payload) + payload if payload else b""
+    origin.only(path).events.put("go")
+    if minor == 0 and not by_length:
+        with pytest.raises(ConnectionResetError):
+            read_to_end(client)
+        return
+    received += bytes(client.stream.buffer) + read_to_end(client)
+    assert received == payload if by_length else not received.endswith(b"0\r\n\r\n")
+
+
+def test_cut_behind_a_whole_reply(daemon: Daemon, connect: OpenClient, origin: Origin, path: str) -> None:
+    """A client that reads slowly gets the replies before the one that was cut, whole."""
+    whole = bytes(range(256)) * 96
+    origin.on(path, lambda one: one.reply(200, whole))
+
+    def cut(exchange: Exchange) -> None:
+        exchange.send(BEGINNINGS["by-length"])
+        exchange.sock.shutdown(socket.SHUT_WR)
+        exchange.wait_gone()
+        exchange.events.put("gone")
+
+    origin.on(path + "-cut", cut)
+    client = connect(daemon, receive_buffer=4096)
+    client.send(request("GET", path) + request("GET", path + "-cut"))
+    assert origin.only(path + "-cut").events.get(timeout=15) == "gone"
+    assert client.reply().body == whole
+    assert client.stream.until(b"\r\n\r\n").startswith(b"HTTP/1.1 200")
+    assert bytes(client.stream.buffer) + read_to_end(client) == b"0123456789"
 
 
 def test_cut_close_delimited_by_reset(client: Client, origin: Origin, path: str) -> None:

@@ -347,6 +347,26 @@ def test_tunnel_ends_with_the_endpoint(client: Client, origin: Origin, path: str
     assert client.stream.rest() == b"last words"
 
 
+def test_half_close_before_101(client: Client, origin: Origin, path: str) -> None:
+    """A client that ends its side before the endpoint has switched: its bytes and its end go through the tunnel."""
+
+    def handler(exchange: Exchange) -> None:
+        exchange.events.get(timeout=LIMIT_S)
+        exchange.send(SWITCHING)
+        exchange.send(b"heard: " + exchange.stream.rest())
+        exchange.close()
+
+    origin.on(path, handler, early=True)
+    client.send(request("GET", path, *UPGRADE) + b"all I say")
+    client.half_close()
+    exchange = origin.only(path)
+    with Client(client.address) as other:
+        assert other.get("/").status == 200
+    exchange.events.put("go")
+    assert client.reply().status == 101
+    assert client.stream.rest() == b"heard: all I say"
+
+
 def test_tunnel_is_idle(client: Client, origin: Origin, path: str) -> None:
     """`timeouts.tunnel` ends a tunnel in which nothing moves."""
     target = "/idle" + path
