@@ -38,6 +38,7 @@ class Reason(Enum):
     NO_ENDPOINT = 503, "no endpoint is available"
     OVERLOADED = 503, "every endpoint is at its connection limit"
     OVER_BUFFER_BUDGET = 503, "too many bytes are buffered"
+    TOO_MANY_CONNECTIONS = 503, "too many connections from this address"
     OUT_OF_DESCRIPTORS = 503, "the proxy has no file descriptor left"
     SHUTTING_DOWN = 503, "the proxy is shutting down"
     # The endpoint's fault.

@@ -53,6 +53,12 @@ class Attempt:
         """The endpoint that was picked."""
         return self._lease.endpoint
 
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes held on their way to the endpoint."""
+        waiting = self.upstream.buffered_bytes if self.upstream is not None else 0
+        return waiting + len(self._request)
+
     def begin(self, exchange: "Exchange") -> bool:
         """Send the request on an idle connection; false when there is none and one is being made for `exchange`."""
         upstream = self._pool.take()
@@ -71,6 +77,9 @@ class Attempt:
         upstream.relay = exchange
         upstream.requests += 1
         upstream.write(self._request)
+        if not self.is_reused:
+            # A fresh connection's loss is not repeated, so this is not needed any more.
+            self._request = b""
 
     def add(self, body: bytes) -> int:
         """Take more of the body while there is no connection yet; returns the bytes that wait for one."""

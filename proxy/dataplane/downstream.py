@@ -72,9 +72,9 @@ class Downstream(asyncio.Protocol):
 
     __slots__ = (
         "_buffer", "_is_reading_heads", "_lingered_bytes", "_plane", "_probe_at", "_probe_gap_s", "_requests",
-        "_stall", "_transport", "_unsent",
-        "deadline", "deadline_reason", "identity", "idle_since", "is_blocked", "is_half_closed", "is_paused",
-        "listener", "local_authority", "peer", "peer_key", "phase", "relay", "total_deadline",
+        "_stall", "_transport", "_unsent", "deadline", "deadline_reason", "has_sent_eof", "identity", "idle_since",
+        "is_blocked", "is_half_closed", "is_paused", "listener", "local_authority", "peer", "peer_key", "phase",
+        "relay", "total_deadline",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -100,6 +100,7 @@ class Downstream(asyncio.Protocol):
         """The client does not take what was written."""
         self.is_paused = False
         self.is_half_closed = False
+        self.has_sent_eof = False
         self.idle_since = 0.0
         timeout = plane.table.timeouts.header_s
         self.deadline = plane.monotonic() + timeout if timeout else 0.0
@@ -126,7 +127,8 @@ class Downstream(asyncio.Protocol):
         """Bytes held for this connection's peers."""
         if self.phase is _CLOSED:
             return 0
-        return self._transport.get_write_buffer_size() + len(self._unsent) + len(self._buffer)
+        held = self.relay.buffered_bytes if self.relay is not None else 0
+        return held + self._transport.get_write_buffer_size() + len(self._unsent) + len(self._buffer)
 
     # ------------------------------------------------------------------ the connection's events
 
@@ -185,6 +187,10 @@ class Downstream(asyncio.Protocol):
         self.is_blocked = True
         plane = self._plane
         plane.blocked[self] = None
+        if self.phase is _IDLE:
+            # Not idle before the client has taken its answer.
+            self._wake()
+            self.phase = _BUSY
         if self.relay is not None:
             self.relay.on_downstream_blocked()
         self._stall = None
@@ -224,6 +230,7 @@ class Downstream(asyncio.Protocol):
         """Send no more after what was written."""
         if self.phase is not _CLOSED:
             self.flush()
+            self.has_sent_eof = True
             self._transport.write_eof()
 
     def pause(self) -> None:
@@ -355,6 +362,7 @@ class Downstream(asyncio.Protocol):
         self.deadline = 0.0
         exchange = Exchange(self, plane, head, plane.monotonic())
         self.relay = exchange
+        plane.exchanges += 1
         return exchange
 
     def _check_size(self, data: bytes) -> None:
@@ -388,6 +396,7 @@ class Downstream(asyncio.Protocol):
             self.set_deadline(self._plane.monotonic() + timeout if timeout else 0.0, Reason.HEADER_TIMEOUT)
         self.phase = _HEAD
         self._buffer = data
+        self.resume()
 
     def _read_preface(self, data: bytes) -> None:
         """Take the client's address from a PROXY protocol header."""
@@ -403,7 +412,10 @@ class Downstream(asyncio.Protocol):
         self._buffer = b""
         self.phase = _HEAD
         if header.source is not None:
-            self.peer = header.source
+            if not self.listener.admit(self, header.source):
+                self.abort(Reason.TOO_MANY_CONNECTIONS)
+                return
+            self.peer = self.peer_key = header.source
             self.identity = ClientIdentity(header.source, self.listener.trusted, b"http")
         rest = data[header.consumed :]
         if rest:
@@ -438,7 +450,7 @@ class Downstream(asyncio.Protocol):
             return
         reason = self.deadline_reason
         if self.phase is _LINGERING:
-            self.abort(reason)
+            self._check_lingering(now)
         elif reason is Reason.SLOW_CLIENT:
             self._check_stall(now)
         elif relay is not None:
@@ -450,6 +462,18 @@ class Downstream(asyncio.Protocol):
             self.close()
         else:
             self.abort(reason)
+
+    def _check_lingering(self, now: float) -> None:
+        """Give a slow client the time to take its last answer, as long as it takes any of it."""
+        table = self._plane.table
+        waiting = self._transport.get_write_buffer_size() + unsent_bytes(self._fd())
+        if waiting:
+            if self._stall is None:
+                self._stall = Stall(now, waiting)
+            if not self._stall.is_hopeless(waiting, table.timeouts.write_s, table.limits, now=now):
+                self.set_deadline(now + STALL_CHECK_S, Reason.SLOW_CLIENT)
+                return
+        self.abort(self.deadline_reason)
 
     def _check_stall(self, now: float) -> None:
         """Cut a client that takes nothing, or too little, of what waits for it."""
@@ -488,6 +512,7 @@ class Downstream(asyncio.Protocol):
             return
         self._buffer = b""
         self.phase = _LINGERING
+        self._stall = None
         self.resume()
         self.write_eof()
         self.set_deadline(self._plane.monotonic() + LINGER_S, Reason.SLOW_CLIENT)
@@ -504,8 +529,8 @@ class Downstream(asyncio.Protocol):
             self._plane.idle.pop(self, None)
             self._plane.active[self] = None
             self.phase = _LINGERING
-            timeout = self._plane.table.timeouts.write_s
-            self.set_deadline(self._plane.monotonic() + timeout if timeout else 0.0, Reason.SLOW_CLIENT)
+            self._stall = None
+            self.set_deadline(self._plane.monotonic() + STALL_CHECK_S, Reason.SLOW_CLIENT)
             self._transport.close()
         else:
             self._transport.close()

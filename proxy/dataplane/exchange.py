@@ -122,6 +122,11 @@ class Exchange:
         return f"Exchange({self.head.method!r} {self.head.target!r}, {self.state.value}, {self.attempt!r})"
 
     @property
+    def buffered_bytes(self) -> int:
+        """Bytes held on their way to the endpoint."""
+        return self.attempt.buffered_bytes if self.attempt is not None else 0
+
+    @property
     def is_receiving(self) -> bool:
         """Whether the client's next bytes belong to this request; otherwise they are the next one."""
         return self._upload is not None
@@ -222,7 +227,8 @@ class Exchange:
             return
         attempt.send(upstream, self)
         self._after_sent(self._plane.monotonic())
-        self._downstream.resume()
+        if not upstream.is_blocked:
+            self._downstream.resume()
 
     def on_connect_failed(self, error: ExchangeError) -> None:
         """The endpoint could not be reached."""
@@ -231,7 +237,18 @@ class Exchange:
 
     def _after_sent(self, now: float) -> None:
         self.connected_at = now
-        if self._upload is None:
+        if self._upload is not None:
+            self._upload.restart(now)
+        assert self.attempt is not None and self.attempt.upstream is not None
+        if not self.attempt.upstream.is_blocked:
+            self._restore_deadline(now)
+
+    def _restore_deadline(self, now: float) -> None:
+        """Set the deadline that the state DISPATCHED calls for."""
+        assert self.attempt is not None and self.cluster is not None
+        if self.attempt.upstream is None:
+            self._set_deadline(self.cluster.spec.timeouts.connect_s, Reason.CONNECT_TIMEOUT)
+        elif self._upload is None:
             self._await_reply(now)
         else:
             self._await_body()
@@ -273,8 +290,12 @@ class Exchange:
             return
         attempt.forget_request()
         upstream.write(out)
-        if self.state is _DISPATCHED and not upstream.is_blocked:
+        if upstream.is_blocked:
+            return
+        if self.state is _DISPATCHED:
             self._after_body_piece()
+        elif self.state is _REPLYING and not self._downstream.is_blocked:
+            self._await_more()
 
     def _after_body_piece(self) -> None:
         upload = self._upload
@@ -338,6 +359,7 @@ class Exchange:
         if head.status == 100:
             self._awaits_continue = False
             if self._upload is not None:
+                self._upload.restart(self._plane.monotonic())
                 self.head.expect = False
                 self._await_body()
 
@@ -392,7 +414,10 @@ class Exchange:
         self._write(out)
         if body.done:
             self._complete_reply(body.extra)
-        elif not self._downstream.is_blocked:
+        elif self._downstream.is_blocked:
+            # It may have become so before there was an endpoint to stop reading from.
+            self.on_downstream_blocked()
+        else:
             self._await_more()
 
     def _write(self, data: bytes) -> None:
@@ -483,6 +508,8 @@ class Exchange:
             self.attempt.upstream.resume()
         if self.state is _REPLYING:
             self._await_more()
+        elif self.state is _DISPATCHED:
+            self._restore_deadline(self._plane.monotonic())
 
     def on_upstream_blocked(self) -> None:
         """The endpoint does not take what was written: read no more from the client."""
@@ -531,16 +558,14 @@ class Exchange:
         else:
             self.fail(UpstreamError(reason))
 
-    def probe_client(self) -> bool:
-        """Ask a client that sent FIN whether it is still there; false when that cannot be asked.
+    def probe_client(self) -> None:
+        """Ask a client that sent FIN whether it is still there, if the reply has not begun.
 
         A closed socket and a half-closed one look the same until something is sent. An interim 100 may be sent at any
         time before the reply (RFC 9110 15.2.1), and every client of HTTP/1.1 passes over it; a closed one resets.
         """
-        if self.head.minor == 0 or self.state is not _DISPATCHED:
-            return False
-        self._write(CONTINUE)
-        return True
+        if self.head.minor and self.state is _DISPATCHED:
+            self._write(CONTINUE)
 
     def abort(self, reason: Reason) -> None:
         """Give up at once and cut the client's connection."""
@@ -606,5 +631,8 @@ class Exchange:
         self._plane.record(self, downstream, outcome, reason)
         is_cut = self._reply_body is not None and not self._reply_body.done
         downstream.on_exchange_end(
-            keep_alive=self.keep_alive and not reset, reset=reset, unread=self.is_receiving or is_cut
+            keep_alive=self.keep_alive and not reset,
+            reset=reset,
+            # A client that wished to go on may have sent its next request.
+            unread=self.is_receiving or is_cut or self.head.keep_alive,
         )

@@ -24,6 +24,9 @@ _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*+;[\t -~\x80-\xff]*+)?\r\n"
 _SIZE_LINE_SO_FAR = re.compile(rb"[0-9A-Fa-f]{0,16}\r?|[0-9A-Fa-f]{1,16}[ \t]*+(?:;[\t -~\x80-\xff]*+\r?)?")
 # A larger size is no size but an attempt to make somebody's 64-bit arithmetic overflow.
 MAX_CHUNK_BYTES = 1 << 60
+# Trailers of one body, those that are not passed on included; as many as Envoy takes header fields.
+MAX_TRAILERS = 100
+_NO_LINE = re.compile(rb"[^\t -~\x80-\xff\r]|\r.", re.DOTALL)
 LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -126,12 +129,14 @@ class ChunkedBody:
 
     __slots__ = (
         "_carry", "_extension_bytes", "_keep_chunks", "_left", "_out", "_part", "_trailer_bytes",
-        "done", "extra", "payload_bytes",
+        "_trailer_count", "_trailers", "done", "extra", "payload_bytes",
     )  # fmt: skip
 
     def __init__(self, *, keep_chunks: bool, trailer_bytes: int) -> None:
         self._keep_chunks = keep_chunks
         self._trailer_bytes = trailer_bytes
+        self._trailer_count = 0
+        self._trailers: list[bytes] = []
         self._part = _SIZE
         self._left = 0
         self._carry = b""
@@ -224,38 +229,32 @@ class ChunkedBody:
             raise BadBody("malformed chunk size")
 
     def _take_trailers(self, data: bytes, at: int) -> bytes:
-        """Read trailers from `at` up to the empty line, and put out the end of the body."""
-        if data.startswith(b"\r\n", at):
-            lines: list[bytes] = []
-            end = at + 2
-        else:
-            found = data.find(b"\r\n\r\n", at)
-            if found < 0:
-                if len(data) - at > self._trailer_bytes:
-                    raise BadBody("trailers are too long")
-                self._carry = data[at:]
-                self._check_partial_trailers()
-                return self._flush()
-            lines = data[at:found].split(b"\r\n")
-            end = found + 4
-            if end - at > self._trailer_bytes:
+        """Read trailers from `at` on, each line once, and put out the end of the body after the empty line."""
+        while (end := data.find(b"\r\n", at)) > at:
+            self._take_trailer(data[at:end])
+            at = end + 2
+        if end < 0:
+            rest = data[at:]
+            if len(rest) > self._trailer_bytes:
                 raise BadBody("trailers are too long")
-        try:
-            passed = safe_trailers(lines)
-        except ValueError as error:
-            raise BadBody(str(error)) from None
+            if _NO_LINE.search(rest):
+                raise BadBody("malformed trailer")
+            self._carry = rest
+            return self._flush()
+        if self._trailers and self._trailer_bytes < 2:
+            raise BadBody("trailers are too long")
         if self._keep_chunks:
-            self._out.append(b"\r\n".join([b"0", *passed, b"\r\n"]) if passed else LAST_CHUNK)
+            self._out.append(b"\r\n".join([b"0", *self._trailers, b"\r\n"]) if self._trailers else LAST_CHUNK)
         self.done = True
-        self.extra = data[end:]
+        self.extra = data[end + 2 :]
         return self._flush()
 
-    def _check_partial_trailers(self) -> None:
-        """A malformed line is refused at once, not when the client deigns to end the section."""
-        *whole, last = self._carry.split(b"\r\n")
+    def _take_trailer(self, line: bytes) -> None:
+        self._trailer_bytes -= len(line) + 2
+        self._trailer_count += 1
+        if self._trailer_bytes < 0 or self._trailer_count > MAX_TRAILERS:
+            raise BadBody("trailers are too long")
         try:
-            safe_trailers(whole)
+            self._trailers += safe_trailers([line])
         except ValueError as error:
             raise BadBody(str(error)) from None
-        if re.search(rb"[^\t -~\x80-\xff\r]|\r.", last):
-            raise BadBody("malformed trailer")

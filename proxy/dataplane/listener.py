@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 from proxy.dataplane.downstream import Downstream
 from proxy.dataplane.forwarding import TrustedProxies
+from proxy.errors import REASON_INDEX, Reason
 from proxy.model import TcpAddress, UnixAddress
-from proxy.scoreboard import W_ACCEPT_ERRORS, W_ACCEPTED
+from proxy.scoreboard import W_ACCEPT_ERRORS, W_ACCEPTED, W_REFUSALS
 from proxy.snapshot import ListenerSpec
 from proxy.tasks import spawn
 
@@ -197,8 +198,8 @@ class Listener:
             return error.errno == errno.ECONNABORTED
         self._plane.row[W_ACCEPTED] += 1
         peer = address[0] if isinstance(address, tuple) else ""
-        limit = self._plane.table.limits.connections_per_client
-        if limit and peer and self._clients[peer] >= limit:
+        if not self.spec.proxy_protocol and self._is_crowded_by(peer):
+            self._plane.row[W_REFUSALS + REASON_INDEX[Reason.TOO_MANY_CONNECTIONS]] += 1
             sock.close()
             return True
         self._clients[peer] += 1
@@ -224,6 +225,19 @@ class Listener:
             self._forget_client(peer)
         finally:
             self._adopting -= 1
+
+    def _is_crowded_by(self, peer: str) -> bool:
+        """Whether `peer` has as many connections as one client may."""
+        limit = self._plane.table.limits.connections_per_client
+        return limit > 0 and peer != "" and self._clients[peer] >= limit
+
+    def admit(self, downstream: Downstream, source: str) -> bool:
+        """The PROXY protocol says that `downstream` comes from `source`: count it there; false when it has too many."""
+        if self._is_crowded_by(source):
+            return False
+        self._forget_client(downstream.peer_key)
+        self._clients[source] += 1
+        return True
 
     def on_closed(self, downstream: Downstream) -> None:
         """A connection of this listener has ended."""

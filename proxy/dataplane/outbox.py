@@ -7,7 +7,10 @@ price is one more look at the sockets per turn, about a microsecond.
 """
 
 import asyncio
+import logging
 from typing import Protocol
+
+_log = logging.getLogger(__name__)
 
 # Pieces of this size or more are written at once: they fill the peer's buffers by themselves.
 DIRECT_BYTES = 16 * 1024
@@ -44,4 +47,7 @@ class Outbox:
         waiting = self._waiting
         self._waiting = []
         for sender in waiting:
-            sender.flush()
+            try:
+                sender.flush()
+            except Exception:
+                _log.exception("internal error on %r", sender)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import select
+from collections.abc import Iterable
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
@@ -81,10 +82,11 @@ class Plane:
         self.idle: dict[Downstream, None] = {}
         """Connections between two requests, longest idle first."""
         self.blocked: dict[Downstream, None] = {}
-        """Connections with bytes that wait for their client or for their endpoint."""
+        """Connections with bytes that wait for their client."""
         self.unwatched: dict[Downstream, None] = {}
         """Connections that are not read at present, or that sent FIN: their loss must be looked for."""
         self.tunnels = 0
+        self.exchanges = 0
         self.is_draining = False
         self.crowded_until = 0.0
         """Until then clients had to wait to be accepted, because there was no room."""
@@ -141,6 +143,7 @@ class Plane:
     ) -> None:
         """Count an exchange that ended, and log it."""
         now = self.monotonic()
+        self.exchanges -= 1
         row = self.row
         row[W_REQUESTS] += 1
         row[W_RECEIVED_BYTES] += exchange.received_bytes + len(exchange.head.raw)
@@ -234,7 +237,7 @@ class Plane:
         try:
             self._check_deadlines(now)
             if self.blocked:
-                self._check_budget()
+                self._check_budget(self.blocked)
             if self.unwatched and now >= self._next_watch:
                 self._next_watch = now + WATCH_S
                 self._watch(now)
@@ -249,7 +252,11 @@ class Plane:
         for downstream in [
             d for d in self.active if 0.0 < d.deadline <= now or 0.0 < d.total_deadline <= now
         ]:
-            downstream.on_deadline(now)
+            try:
+                downstream.on_deadline(now)
+            except Exception:
+                _log.exception("internal error on %r", downstream)
+                downstream.abort(Reason.INTERNAL)
         keep_alive = self.table.timeouts.keep_alive_s
         before = now - keep_alive if keep_alive else -1.0
         if self.is_draining and now >= self._drain_began + DRAIN_IDLE_S:
@@ -262,10 +269,10 @@ class Plane:
         for downstream in expired:
             downstream.close()
 
-    def _check_budget(self) -> None:
+    def _check_budget(self, connections: "Iterable[Downstream]") -> None:
         """Cut the connections with the most bytes waiting until all together are within the budget."""
         limit = self.table.limits.buffered_bytes
-        waiting = [(downstream.buffered_bytes, downstream) for downstream in self.blocked]
+        waiting = [(downstream.buffered_bytes, downstream) for downstream in connections]
         total = sum(size for size, _ in waiting)
         self.row[W_BUFFERED_BYTES] = total
         if not limit or total <= limit:
@@ -285,10 +292,15 @@ class Plane:
             if fd >= 0:
                 by_fd[fd] = downstream
                 poll.register(fd, 0)  # errors and hang-ups are always reported
-        for fd, _ in poll.poll(0):
-            by_fd[fd].abort(Reason.CLIENT_GONE)
+        for fd, event in poll.poll(0):
+            downstream = by_fd[fd]
+            # When both sides have sent FIN, a hang-up says no more than that.
+            if event & select.POLLERR or not downstream.has_sent_eof:
+                downstream.abort(Reason.CLIENT_GONE)
 
     def _every_second(self, now: float) -> None:
+        # Most of what waits is with those that are blocked, which every tick looks at; this is all of it.
+        self._check_budget(self.active)
         self.date_line = b"\r\nDate: " + formatdate(self._wall(), usegmt=True).encode()
         for endpoint, pool in list(self._pools.items()):
             if pool.params.idle_timeout_s:
@@ -300,12 +312,8 @@ class Plane:
         row = self.row
         row[W_HEARTBEAT_MS] = int(now * 1000)
         row[W_CONNECTIONS] = self.connections
-        row[W_EXCHANGES] = (
-            sum(1 for d in self.active if d.relay is not None) if len(self.active) < 1000 else 0
-        )
+        row[W_EXCHANGES] = self.exchanges
         row[W_TUNNELS] = self.tunnels
-        if not self.blocked:
-            row[W_BUFFERED_BYTES] = 0
         log = self.access_log
         if log.enabled:
             log.flush()

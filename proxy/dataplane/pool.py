@@ -14,7 +14,7 @@ from proxy.dataplane.outbox import Outbox
 from proxy.dataplane.upstream import Upstream
 from proxy.errors import Reason, RoutingError, UpstreamError
 from proxy.model import UnixAddress
-from proxy.scoreboard import E_CONNECT_FAILURES, E_CONNECTS, E_IDLE, E_REUSED
+from proxy.scoreboard import E_CONNECT_FAILURES, E_CONNECTIONS, E_CONNECTS, E_IDLE, E_REUSED
 from proxy.snapshot import PoolParams
 from proxy.tasks import spawn
 
@@ -89,14 +89,22 @@ class Pool:
         row[E_CONNECTS] += 1
         address = self.endpoint.spec.address
 
+        upstream = Upstream(self)
+
         def protocol() -> Upstream:
-            return Upstream(self)
+            return upstream
 
         try:
             if isinstance(address, UnixAddress):
-                _, upstream = await self._loop.create_unix_connection(protocol, address.path)
+                await self._loop.create_unix_connection(protocol, address.path)
             else:
-                _, upstream = await self._loop.create_connection(protocol, address.host, address.port)
+                await self._loop.create_connection(protocol, address.host, address.port)
+        except asyncio.CancelledError:
+            # The loop closes a connection that was made already without telling it.
+            upstream.is_closed = True
+            self.open.discard(upstream)
+            row[E_CONNECTIONS] = len(self.open)
+            raise
         except OSError as error:
             _log.debug("endpoint %s: %s", self.endpoint.id, error)
             if error.errno in (errno.EMFILE, errno.ENFILE):

@@ -9,6 +9,11 @@ class Relay(Protocol):
     """The events of both sides. Those that return a bool say whether the connection stays open for writing."""
 
     @property
+    def buffered_bytes(self) -> int:
+        """Bytes held on their way to the endpoint."""
+        ...
+
+    @property
     def is_receiving(self) -> bool:
         """Whether the client's next bytes belong here; otherwise they are the next request."""
         ...
@@ -41,8 +46,8 @@ class Relay(Protocol):
         """The time allowed for the present step is over."""
         ...
 
-    def probe_client(self) -> bool:
-        """Find out whether a client that sent FIN is still there; false when that cannot be asked."""
+    def probe_client(self) -> None:
+        """Find out whether a client that sent FIN is still there, if that can be asked."""
         ...
 
     def abort(self, reason: Reason) -> None:

@@ -43,7 +43,13 @@ class Tunnel:
     def __repr__(self) -> str:
         return f"Tunnel({self._exchange!r})"
 
+    @property
+    def buffered_bytes(self) -> int:
+        return self._upstream.buffered_bytes
+
     def _touch(self) -> None:
+        if self._downstream.is_blocked:
+            return  # it is watched as a slow client
         deadline = self._plane.monotonic() + self._idle_s if self._idle_s else 0.0
         self._downstream.set_deadline(deadline, Reason.IDLE_TIMEOUT)
 
@@ -55,8 +61,7 @@ class Tunnel:
     def on_reply_data(self, data: bytes) -> None:
         self._exchange.sent_bytes += len(data)
         self._downstream.write(data)
-        if not self._downstream.is_blocked:
-            self._touch()
+        self._touch()
 
     def on_client_eof(self) -> bool:
         if self._has_half_ended:
@@ -97,8 +102,8 @@ class Tunnel:
     def on_deadline(self, reason: Reason) -> None:
         self._end(reason)
 
-    def probe_client(self) -> bool:
-        return False
+    def probe_client(self) -> None:
+        """There is nothing to ask with: the bytes are not ours."""
 
     def abort(self, reason: Reason) -> None:
         self._end(reason)
@@ -107,4 +112,6 @@ class Tunnel:
         if not self._is_over:
             self._is_over = True
             self._plane.tunnels -= 1
+            if reason is None:
+                self._upstream.close_when_sent()
             self._exchange.on_tunnel_end(reason)

@@ -9,7 +9,7 @@ from proxy.snapshot import Limits
 class Upload:
     """A body that is still to come, in full or in part."""
 
-    __slots__ = ("_began", "_blocked_at", "_blocked_s", "_limits", "_reader")
+    __slots__ = ("_began", "_blocked_at", "_blocked_s", "_limits", "_payload_before", "_reader")
 
     def __init__(self, head: RequestHead, limits: Limits, now: float) -> None:
         self._reader: ChunkedBody | LengthBody = (
@@ -19,6 +19,7 @@ class Upload:
         )
         self._limits = limits
         self._began = now
+        self._payload_before = 0
         self._blocked_at = 0.0
         self._blocked_s = 0.0
 
@@ -49,6 +50,12 @@ class Upload:
             raise DownstreamError(Reason.BODY_TOO_LARGE)
         return out
 
+    def restart(self, now: float) -> None:
+        """The client may send from now on: what it waited for before is not held against it."""
+        self._began = now
+        self._blocked_s = 0.0
+        self._payload_before = self._reader.payload_bytes
+
     def on_blocked(self, now: float) -> None:
         """The endpoint does not take what was sent: this time is not held against the client."""
         self._blocked_at = now
@@ -62,5 +69,5 @@ class Upload:
         limits = self._limits
         return (
             elapsed > limits.min_rate_grace_s
-            and self._reader.payload_bytes < limits.min_rate_bytes_per_s * elapsed
+            and self._reader.payload_bytes - self._payload_before < limits.min_rate_bytes_per_s * elapsed
         )

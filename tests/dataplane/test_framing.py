@@ -6,6 +6,7 @@ from proxy.dataplane.framing import (
     LAST_CHUNK,
     MAX_CHUNK_BYTES,
     MAX_EXTENSION_BYTES,
+    MAX_TRAILERS,
     BadBody,
     ChunkedBody,
     EofBody,
@@ -221,6 +222,15 @@ def test_trailer_limit():
             run(chunked(), pieces)
     with pytest.raises(BadBody, match="trailers are too long"):
         chunked().feed(b"0\r\nX: " + b"a" * TRAILER_BYTES)
+
+
+def test_trailers_are_counted():
+    """As many as header fields, whether they would be passed on or not."""
+    trailers = b"".join(b"Age: %d\r\n" % number for number in range(MAX_TRAILERS))
+    body = ChunkedBody(keep_chunks=True, trailer_bytes=100_000)
+    assert (body.feed(b"0\r\n" + trailers + b"\r\n"), body.done) == (LAST_CHUNK, True)
+    with pytest.raises(BadBody, match="trailers are too long"):
+        ChunkedBody(keep_chunks=True, trailer_bytes=100_000).feed(b"0\r\n" + trailers + b"X: 1\r\n\r\n")
 
 
 def test_output_is_not_held_back():
