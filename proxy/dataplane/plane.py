@@ -116,7 +116,9 @@ class Plane:
         """The connections to `endpoint`."""
         pool = self._pools.get(endpoint)
         if pool is None:
-            pool = self._pools[endpoint] = Pool(endpoint, cluster.spec.pool, self.loop, self.outbox)
+            pool = self._pools[endpoint] = Pool(
+                endpoint, cluster.spec.pool, self.loop, self.outbox, self.blocked
+            )
         return pool
 
     def apply(self, table: Table) -> None:
@@ -156,8 +158,9 @@ class Plane:
             row = attempt.endpoint.row
             status = exchange.status or (reason.status if reason is not None else 0)
             row[request_index(exchange.head.method, status)] += 1
-            row[latency_index(seconds)] += 1
-            row[E_LATENCY_SUM_US] += int(seconds * 1e6)
+            if status != 101:  # how long a tunnel was open says nothing about the endpoint
+                row[latency_index(seconds)] += 1
+                row[E_LATENCY_SUM_US] += int(seconds * 1e6)
             row[E_SENT_BYTES] += exchange.received_bytes
             row[E_RECEIVED_BYTES] += exchange.sent_bytes
         if self.access_log.enabled:

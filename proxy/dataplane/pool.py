@@ -7,6 +7,7 @@ least likely to have been closed by the endpoint meanwhile.
 import asyncio
 import errno
 import logging
+from collections.abc import Sized
 from typing import TYPE_CHECKING
 
 from proxy.cluster import Endpoint
@@ -23,18 +24,28 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+# Clients that do not take their answers, up to which their memory does not matter: 64 at 0.7 MB each.
+MANY_BLOCKED = 64
+
 
 class Pool:
     """The connections of a worker to one endpoint."""
 
-    __slots__ = ("_idle", "_loop", "endpoint", "open", "outbox", "params")
+    __slots__ = ("_blocked", "_idle", "_loop", "endpoint", "open", "outbox", "params")
 
     def __init__(
-        self, endpoint: Endpoint, params: PoolParams, loop: asyncio.AbstractEventLoop, outbox: Outbox
+        self,
+        endpoint: Endpoint,
+        params: PoolParams,
+        loop: asyncio.AbstractEventLoop,
+        outbox: Outbox,
+        blocked: Sized,
     ) -> None:
         self.endpoint = endpoint
         self.params = params
         self.outbox = outbox
+        self._blocked = blocked
+        """The client connections that do not take what was written."""
         self.open: set[Upstream] = set()
         """Every connection, idle or not."""
         self._idle: list[Upstream] = []
@@ -42,6 +53,11 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"Pool({self.endpoint.id!r}, {len(self._idle)} idle of {len(self.open)})"
+
+    @property
+    def is_pressed(self) -> bool:
+        """Whether so many clients do not take their answers that new connections must cost less memory."""
+        return len(self._blocked) > MANY_BLOCKED
 
     def take(self) -> Upstream | None:
         """An idle connection, or `None`."""

@@ -23,7 +23,10 @@ _FIELDS = field_pattern(
     aliased=["content-length", "transfer-encoding", "x-forwarded-", "x-real-ip", "x-request-id"],
 )
 _GRPC = re.compile(rb"\ncontent-type:[ \t]*application/grpc(?!-web)")
-# RFC 9112 3; a target is visible ASCII without `#`.
+# RFC 9112 3; a target is visible ASCII without `#`. Nearly all are in origin form, with or without a query.
+_ORIGIN_LINE = re.compile(
+    rb"([!#-'*+.^_`|~0-9A-Za-z-]+) ((/[!\"$->@-~]*+)(\?[!\"$-~]*+)?) HTTP/1\.([01])\r\n"
+)
 _REQUEST_LINE = re.compile(rb"([!#-'*+.^_`|~0-9A-Za-z-]+) ([!\"$-~]+) HTTP/1\.([01])\r\n")
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 # RFC 3986 3.2.2 without user information; a port is at most 65535.
@@ -31,6 +34,8 @@ _AUTHORITY = re.compile(
     rb"(?:(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])"
     rb"(?::(?:[0-9]{0,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])?)?"
 )
+# A tunnel to anywhere is not offered; a trace would reflect credentials (RFC 9110 9.3.8).
+_REFUSED_METHODS = (b"CONNECT", b"TRACE")
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 # One for all: it is asked before the next head is parsed, and a new one would cost as much as a field.
@@ -158,25 +163,31 @@ def parse_request(raw: bytes, max_fields: int, upgrades: frozenset[str]) -> Requ
     if len(raw) > 4 * max_fields and raw.count(b"\n") - 2 > max_fields:
         raise DownstreamError(Reason.HEADER_TOO_LARGE)
     _validate(raw)
-    line = _REQUEST_LINE.match(raw)
-    if line is None:
-        raise DownstreamError(_request_line_fault(raw[: raw.index(b"\r\n")]))
-    method, target, minor = line.groups()
-    head = RequestHead(raw, raw.lower(), method, target, 1 if minor == b"1" else 0)
-    _scan_target(head)
+    line = _ORIGIN_LINE.match(raw)
+    if line is not None:
+        method, target, path, query, minor = line.groups()
+        head = RequestHead(raw, raw.lower(), method, target, int(minor))
+        head.path = path
+        head.query = query or b""
+    else:
+        line = _REQUEST_LINE.match(raw)
+        if line is None:
+            raise DownstreamError(_request_line_fault(raw[: raw.index(b"\r\n")]))
+        method, target, minor = line.groups()
+        head = RequestHead(raw, raw.lower(), method, target, int(minor))
+        _scan_target(head)
+    if method in _REFUSED_METHODS:
+        raise DownstreamError(Reason.METHOD_UNKNOWN)
     _scan_fields(head, line.end() - 2, upgrades)
     return head
 
 
 def _scan_target(head: RequestHead) -> None:
+    """Understand a target that is not in origin form (RFC 9112 3.2)."""
     target = head.target
-    if head.method == b"CONNECT" or head.method == b"TRACE":
-        # A tunnel to anywhere is not offered; a trace would reflect credentials (RFC 9110 9.3.8).
-        raise DownstreamError(Reason.METHOD_UNKNOWN)
-    if not target.startswith(b"/"):
-        if target == b"*" and head.method == b"OPTIONS":
-            return
-        target = _origin_form(head, target)
+    if head.method in _REFUSED_METHODS or (target == b"*" and head.method == b"OPTIONS"):
+        return
+    target = _origin_form(head, target)
     mark = target.find(b"?")
     if mark >= 0:
         head.path = target[:mark]

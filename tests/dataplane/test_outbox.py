@@ -86,7 +86,9 @@ def downstream(outbox):
 def upstream(outbox):
     endpoint = SimpleNamespace(row=[0] * 100)
     return Upstream(
-        SimpleNamespace(open=set(), endpoint=endpoint, outbox=outbox, discard=lambda connection: None)
+        SimpleNamespace(
+            open=set(), endpoint=endpoint, outbox=outbox, is_pressed=False, discard=lambda connection: None
+        )
     )
 
 
