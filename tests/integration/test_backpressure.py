@@ -1,7 +1,9 @@
 """A slow peer slows the other side down; it does not fill the daemon's memory."""
 
+import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from support import settings
@@ -141,4 +143,69 @@ def test_buffer_budget(start_daemon: StartDaemon, connect: OpenClient, origin: O
         assert other.get("/").status == 200
     for client in clients:
         client.close()
+    daemon.stop()
+
+
+def test_endpoint_that_blocks_on_the_first_write(
+    start_daemon: StartDaemon, connect: OpenClient, tmp_path: Path
+) -> None:
+    """An endpoint whose socket is full before the upload's first piece went out holds the client back too."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as deaf:
+        deaf.bind(str(tmp_path / "deaf"))
+        deaf.listen()
+        daemon = start_daemon(settings.simple(f"unix:{tmp_path / 'deaf'}"))
+        before = daemon.rss_bytes()
+        client = connect(daemon)
+        client.send(request("POST", "/", f"Content-Length: {TOTAL}") + b"x" * 65536)
+        client.sock.setblocking(False)
+        sent = 0
+
+        def push() -> int:
+            nonlocal sent
+            try:
+                while sent < TOTAL:
+                    sent += client.sock.send(b"x" * 65536)
+            except BlockingIOError:
+                pass
+            return sent
+
+        assert settled(push) < BOUND
+        assert daemon.rss_bytes() - before < BOUND
+        client.reset()
+    daemon.stop()
+
+
+def test_client_that_blocked_before_its_reply(
+    alone: Daemon, connect: OpenClient, origin: Origin, path: str
+) -> None:
+    """A client that did not take its earlier answers is not sent a large one into memory."""
+    origin.on(path, b"HTTP/1.1 200 OK\r\nContent-Length: 12000\r\n\r\n" + b"s" * 12000)
+    huge = source("length")
+    origin.on(path + "/huge", huge, early=True)
+    before = alone.rss_bytes()
+    client = connect(alone, receive_buffer=4096)
+    for _ in range(24):
+        client.send(request("GET", path))
+    client.send(request("GET", path + "/huge"))
+    wait_for(lambda: len(origin.seen(path)) > 0, "the first request", 10)
+    assert alone.rss_bytes() - before < BOUND
+    for _ in range(24):
+        assert len(client.reply().body) == 12000
+    settled(lambda: huge.sent)
+    assert alone.rss_bytes() - before < BOUND
+    client.reset()
+
+
+def test_paused_for_pipelined_requests(start_daemon: StartDaemon, connect: OpenClient) -> None:
+    """Reading goes on when what was held back ends in the middle of a head."""
+    config = settings.simple("127.0.0.1:1")
+    config["routes"] = [settings.route({"respond": {"status": 200, "body": "hi"}}, path_prefix="/")]
+    daemon = start_daemon(config)
+    client = connect(daemon)
+    one = request("GET", "/", "X-Pad: " + "p" * 8000)
+    client.send(one * 20 + one[:4000])
+    for _ in range(20):
+        assert client.reply().body == b"hi"
+    client.send(one[4000:])
+    assert client.reply().body == b"hi"
     daemon.stop()
