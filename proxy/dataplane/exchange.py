@@ -40,6 +40,7 @@ from proxy.errors import DownstreamError, ExchangeError, Reason, RoutingError, U
 from proxy.model import NO_FACTS, Outcome
 from proxy.policy.path import routing_path
 from proxy.policy.route import CompiledRoute
+from proxy.scoreboard import E_CONNECT_FAILURES
 from proxy.snapshot import RedirectSpec, RespondSpec
 
 if TYPE_CHECKING:
@@ -556,6 +557,8 @@ class Exchange:
         elif reason.status < 500:
             self.fail(DownstreamError(reason))
         else:
+            if reason is Reason.CONNECT_TIMEOUT and self.attempt is not None:
+                self.attempt.endpoint.row[E_CONNECT_FAILURES] += 1
             self.fail(UpstreamError(reason))
 
     def probe_client(self) -> None:
