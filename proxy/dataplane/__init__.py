@@ -1,13 +1,16 @@
 """The request path: protocol callbacks around one state machine per exchange.
 
 request_head reply_head   heads: validated, scanned for what matters, the rest passed on as bytes     pure
+request_faults            why bytes are no acceptable request                                         pure
 headers                   what both have in common: picking fields out, trailers                      pure
 framing                   bodies by length, chunked, and up to the end of the connection              pure
 compose forwarding        heads as they go out; who the client is                                     pure
 responses                 what Homeport answers itself                                                pure
-upload stall              how fast a client sends and takes                                           pure
+upload stall              how fast a client sends and takes; a stalled or half-closed one             pure
+wire                      a transport of either side, with what waits to be written to it
 downstream                one client connection: finds heads, keeps order, lingers on close
 exchange                  one request and its reply: the state machine
+reply                     what the client gets, and what becomes of its connection
 attempt                   its lease and connection, and what was sent
 tunnel relay              both directions after a 101; the events of both sides
 upstream pool             one connection to an endpoint; those that are idle, and new ones

@@ -56,7 +56,7 @@ class Attempt:
     @property
     def buffered_bytes(self) -> int:
         """Bytes held on their way to the endpoint."""
-        waiting = self.upstream.buffered_bytes if self.upstream is not None else 0
+        waiting = self.upstream.wire.buffered_bytes if self.upstream is not None else 0
         return waiting + len(self._request)
 
     def begin(self, exchange: "Exchange") -> bool:
@@ -76,7 +76,7 @@ class Attempt:
         self.connections += 1
         upstream.relay = exchange
         upstream.requests += 1
-        upstream.write(self._request)
+        upstream.wire.write(self._request)
         if not self.is_reused:
             # A fresh connection's loss is not repeated, so this is not needed any more.
             self._request = b""
@@ -107,10 +107,10 @@ class Attempt:
     def give_back(self, now: float) -> None:
         """The exchange is complete: let others use the connection."""
         upstream = self.upstream
-        if upstream is not None and not upstream.is_closed and not upstream.is_blocked:
+        if upstream is not None and upstream.wire.is_open and not upstream.wire.is_blocked:
             self.upstream = None
             upstream.relay = None
-            upstream.resume()
+            upstream.wire.resume()
             self._pool.put(upstream, now)
 
     def drop(self) -> None:

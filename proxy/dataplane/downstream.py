@@ -16,19 +16,18 @@ send a reset, which can destroy the answer in the client's buffers (RFC 9112 9.6
 
 import asyncio
 import logging
-import socket
-import struct
 from enum import Enum
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from proxy.dataplane.exchange import Exchange
 from proxy.dataplane.forwarding import ClientIdentity
 from proxy.dataplane.headers import HEAD_END
-from proxy.dataplane.outbox import DIRECT_BYTES
 from proxy.dataplane.relay import Relay
+from proxy.dataplane.request_faults import check_size, skip_empty_lines
 from proxy.dataplane.request_head import check_partial_request, parse_request
-from proxy.dataplane.responses import refusal, render
-from proxy.dataplane.stall import STALL_CHECK_S, Stall, unsent_bytes
+from proxy.dataplane.responses import render_refusal
+from proxy.dataplane.stall import STALL_CHECK_S, ProbeTimes, Stall, unsent_bytes
+from proxy.dataplane.wire import Wire
 from proxy.errors import DownstreamError, Reason
 from proxy.policy.proxy_protocol import parse as parse_proxy_header
 
@@ -61,26 +60,20 @@ _CLOSED = Phase.CLOSED
 # what it still sends is thrown away meanwhile; beyond that it must wait.
 LINGER_S = 5.0
 LINGER_BYTES = 16 * 1024 * 1024
-# {on, 0 seconds}: close with a reset, and give up what was not sent (socket(7)).
-_LINGER_RESET = struct.pack("ii", 1, 0)
-# A client that sent FIN is first asked whether it is still there after this many seconds, then half as often each time.
-FIRST_PROBE_S = 1.0
 
 
 class Downstream(asyncio.Protocol):
     """A connection from a client."""
 
     __slots__ = (
-        "_buffer", "_is_reading_heads", "_lingered_bytes", "_plane", "_probe_at", "_probe_gap_s", "_requests",
-        "_stall", "_transport", "_unsent", "deadline", "deadline_reason", "has_sent_eof", "identity", "idle_since",
-        "is_blocked", "is_half_closed", "is_paused", "listener", "local_authority", "peer", "peer_key", "phase",
-        "relay", "total_deadline",
+        "_buffer", "_is_reading_heads", "_lingered_bytes", "_plane", "_probe_times", "_requests", "_stall",
+        "deadline", "deadline_reason", "identity", "idle_since", "listener", "local_authority", "peer", "peer_key",
+        "phase", "relay", "total_deadline", "wire",
     )  # fmt: skip
-
-    _transport: asyncio.Transport
 
     def __init__(self, plane: "Plane", listener: "Listener", peer: str, local_authority: bytes) -> None:
         self._plane = plane
+        self.wire = Wire(plane.outbox)
         self.listener = listener
         self.peer = peer
         """IP literal of the client; empty on a Unix socket."""
@@ -93,14 +86,8 @@ class Downstream(asyncio.Protocol):
         self.phase = _PREFACE if listener.spec.proxy_protocol else _HEAD
         self._buffer = b""
         """Bytes that came and were not parsed yet."""
-        self._unsent = b""
         self._requests = 0
         self._is_reading_heads = False
-        self.is_blocked = False
-        """The client does not take what was written."""
-        self.is_paused = False
-        self.is_half_closed = False
-        self.has_sent_eof = False
         self.idle_since = 0.0
         timeout = plane.table.timeouts.header_s
         self.deadline = plane.monotonic() + timeout if timeout else 0.0
@@ -109,9 +96,10 @@ class Downstream(asyncio.Protocol):
         self.total_deadline = 0.0
         self.identity = ClientIdentity(peer, listener.trusted, b"http")
         self._stall: Stall | None = None
+        """How it takes what waits for it, once that could not be sent at once."""
         self._lingered_bytes = 0
-        self._probe_at = 0.0
-        self._probe_gap_s = FIRST_PROBE_S
+        self._probe_times: ProbeTimes | None = None
+        """When to ask whether it is still there; `None` until it has sent FIN."""
 
     def __repr__(self) -> str:
         return f"Downstream({self.peer!r}, {self.phase.value}, {len(self._buffer)} bytes, {self.relay!r})"
@@ -123,19 +111,22 @@ class Downstream(asyncio.Protocol):
         return self._plane.is_draining or (limit > 0 and self._requests >= limit)
 
     @property
+    def is_half_closed(self) -> bool:
+        """Whether the client has sent FIN, and waits for its answer."""
+        return self._probe_times is not None
+
+    @property
     def buffered_bytes(self) -> int:
         """Bytes held for this connection's peers."""
         if self.phase is _CLOSED:
             return 0
         held = self.relay.buffered_bytes if self.relay is not None else 0
-        return held + self._transport.get_write_buffer_size() + len(self._unsent) + len(self._buffer)
+        return held + self.wire.buffered_bytes + len(self._buffer)
 
     # ------------------------------------------------------------------ the connection's events
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        # Report as soon as the kernel takes no more: nothing is kept here beyond one piece.
-        self._transport.set_write_buffer_limits(high=0)
+        self.wire.open(transport)
         self._plane.active[self] = None
 
     def data_received(self, data: bytes) -> None:
@@ -172,8 +163,7 @@ class Downstream(asyncio.Protocol):
             # A client that has closed looks the same, and others wait for its place.
             self.abort(Reason.CLIENT_GONE)
             return False
-        self.is_half_closed = True
-        self._probe_at = self._plane.monotonic() + FIRST_PROBE_S
+        self._probe_times = ProbeTimes(self._plane.monotonic())
         self._plane.unwatched[self] = None
         return True
 
@@ -184,7 +174,7 @@ class Downstream(asyncio.Protocol):
         self.listener.on_closed(self)
 
     def pause_writing(self) -> None:
-        self.is_blocked = True
+        self.wire.is_blocked = True
         plane = self._plane
         plane.blocked[self] = None
         if self.phase is _IDLE:
@@ -197,7 +187,7 @@ class Downstream(asyncio.Protocol):
         self.set_deadline(plane.monotonic() + STALL_CHECK_S, Reason.SLOW_CLIENT)
 
     def resume_writing(self) -> None:
-        self.is_blocked = False
+        self.wire.is_blocked = False
         self._plane.blocked.pop(self, None)
         if self.relay is not None:
             self.relay.on_downstream_writable()
@@ -206,46 +196,18 @@ class Downstream(asyncio.Protocol):
 
     # ------------------------------------------------------------------ what relays ask for
 
-    def write(self, data: bytes) -> None:
-        """Send `data`: at the end of this turn, or at once if it is large."""
-        if self.phase is _CLOSED:
-            return
-        if len(data) >= DIRECT_BYTES:
-            self.flush()
-            self._transport.write(data)
-        elif self._unsent:
-            self._unsent += data
-        elif data:
-            self._unsent = data
-            self._plane.outbox.add(self)
-
-    def flush(self) -> None:
-        """Send what was collected in this turn."""
-        data = self._unsent
-        if data and self.phase is not _CLOSED:
-            self._unsent = b""
-            self._transport.write(data)
-
-    def write_eof(self) -> None:
-        """Send no more after what was written."""
-        if self.phase is not _CLOSED:
-            self.flush()
-            self.has_sent_eof = True
-            self._transport.write_eof()
-
     def pause(self) -> None:
         """Stop reading until `resume`."""
-        if not self.is_paused and self.phase is not _CLOSED:
-            self.is_paused = True
+        if self.phase is not _CLOSED:
             self._plane.unwatched[self] = None
-            self._transport.pause_reading()
+            self.wire.pause()
 
     def resume(self) -> None:
-        if self.is_paused and self.phase is not _CLOSED:
-            self.is_paused = False
+        """Read again."""
+        if self.wire.is_paused:
+            self.wire.resume()
             if not self.is_half_closed:
                 self._plane.unwatched.pop(self, None)
-            self._transport.resume_reading()
 
     def set_deadline(self, at: float, reason: Reason) -> None:
         """Let `reason` end what is going on at `at` (monotonic seconds; 0 = never)."""
@@ -265,18 +227,27 @@ class Downstream(asyncio.Protocol):
         self.resume()
         return data
 
-    def on_exchange_end(self, *, keep_alive: bool, reset: bool, unread: bool) -> None:
-        """The exchange is over: read the next request, or close. `unread` = the client may still be sending."""
+    def on_exchange_end(self) -> None:
+        """The exchange is over, and so is its answer: read the next request."""
         self.relay = None
         self.total_deadline = 0.0
-        if self.phase is _CLOSED:
-            return
-        if reset:
-            self._reset()
-        elif not keep_alive:
-            self._close_after_answer(unread=unread)
-        elif not self._is_reading_heads:
+        if not self._is_reading_heads:
             self._continue()
+
+    def on_last_exchange_end(self, *, unread: bool, ends_answer: bool) -> None:
+        """The exchange is over, and no other follows: close. `unread` = the client may still be sending;
+        `ends_answer` = nothing but the end of the connection tells it where its answer ends."""
+        self.relay = None
+        self.total_deadline = 0.0
+        if self.phase is not _CLOSED:
+            self._close_after_answer(unread=unread, ends_answer=ends_answer)
+
+    def on_exchange_cut(self) -> None:
+        """The exchange is over, with its answer incomplete or useless: cut the connection."""
+        self.relay = None
+        self.total_deadline = 0.0
+        if self.phase is not _CLOSED:
+            self._reset()
 
     # ------------------------------------------------------------------ heads
 
@@ -289,7 +260,7 @@ class Downstream(asyncio.Protocol):
     def _continue(self) -> None:
         """Read on with what is held; idle if that is nothing. The next request waits until the client has taken the
         last answer."""
-        if self.phase is not _BUSY or self.relay is not None or self.is_blocked:
+        if self.phase is not _BUSY or self.relay is not None or self.wire.is_blocked:
             return
         data = self._buffer
         if data:
@@ -321,14 +292,14 @@ class Downstream(asyncio.Protocol):
             while True:
                 end = data.find(HEAD_END) + 4
                 if end < 4 or data[0] in b"\r\n":
-                    data = self._skip_empty_lines(data)
+                    data = skip_empty_lines(data)
                     end = data.find(HEAD_END) + 4
                     if end < 4:
                         self._await_head(data)
                         return
                 exchange = self._open(data[:end])
                 exchange.begin(data[end:])
-                if self.is_half_closed and self.relay is exchange and exchange.is_receiving:
+                if self._probe_times is not None and self.relay is exchange and exchange.is_receiving:
                     # The rest of this request will not come.
                     exchange.on_client_eof()
                 if self.relay is not None or self.phase is not _BUSY:
@@ -338,7 +309,7 @@ class Downstream(asyncio.Protocol):
                     # Other connections first. Bytes that come meanwhile are held: the phase is BUSY.
                     self._plane.loop.call_soon(self._continue)
                     return
-                if self.is_blocked or not self._buffer:
+                if self.wire.is_blocked or not self._buffer:
                     break
                 data = self._buffer
                 self._buffer = b""
@@ -355,7 +326,7 @@ class Downstream(asyncio.Protocol):
         table = plane.table
         limits = table.limits
         if len(raw) > limits.request_line_bytes or len(raw) > limits.header_bytes:
-            self._check_size(raw)
+            check_size(raw, limits)
         head = parse_request(raw, limits.header_count, table.upgrades)
         self._requests += 1
         self.phase = _BUSY
@@ -365,28 +336,9 @@ class Downstream(asyncio.Protocol):
         plane.exchanges += 1
         return exchange
 
-    def _check_size(self, data: bytes) -> None:
-        """Raise `DownstreamError` when a head, or the beginning of one, is over a limit."""
-        limits = self._plane.table.limits
-        line_end = data.find(b"\r\n")
-        if (line_end if line_end >= 0 else len(data)) > limits.request_line_bytes:
-            raise DownstreamError(Reason.TARGET_TOO_LONG)
-        if len(data) > limits.header_bytes:
-            raise DownstreamError(Reason.HEADER_TOO_LARGE)
-        if data.count(b"\n") - 2 > limits.header_count:
-            raise DownstreamError(Reason.HEADER_TOO_LARGE)
-
-    def _skip_empty_lines(self, data: bytes) -> bytes:
-        """An empty line before a request is passed over (RFC 9112 2.2); a stream of them is no request."""
-        if len(data) > 8 and not data[:8].strip(b"\r\n"):
-            raise DownstreamError(Reason.BAD_REQUEST_LINE)
-        while data.startswith(b"\r\n"):
-            data = data[2:]
-        return data
-
     def _await_head(self, data: bytes) -> None:
         """Wait for the rest of a head, unless it can no longer become one."""
-        self._check_size(data)
+        check_size(data, self._plane.table.limits)
         check_partial_request(data)
         if self.is_half_closed:
             self.close()
@@ -424,20 +376,13 @@ class Downstream(asyncio.Protocol):
     def _refuse(self, reason: Reason, data: bytes) -> None:
         """Answer bytes that are no acceptable request, and close."""
         plane = self._plane
-        request_id = plane.new_request_id()
-        body, fields = refusal(reason, request_id, [(b"X-Request-Id", request_id)])
-        response = render(
-            reason.status,
-            body=body,
-            fields=fields,
-            date_line=plane.date_line,
-            keep_alive=False,
-            minor=1,
-            with_body=not data.startswith(b"HEAD "),
+        is_head = data.startswith(b"HEAD ")
+        response = render_refusal(
+            reason, plane.new_request_id(), date_line=plane.date_line, with_body=not is_head
         )
-        self.write(response)
+        self.wire.write(response)
         plane.record_refusal(self, reason, data, len(response))
-        self._close_after_answer(unread=True)
+        self._close_after_answer(unread=True, ends_answer=False)
 
     # ------------------------------------------------------------------ deadlines and endings
 
@@ -449,9 +394,7 @@ class Downstream(asyncio.Protocol):
             relay.on_deadline(Reason.TOTAL_TIMEOUT)
             return
         reason = self.deadline_reason
-        if self.phase is _LINGERING:
-            self._check_lingering(now)
-        elif reason is Reason.SLOW_CLIENT:
+        if reason is Reason.SLOW_CLIENT:
             self._check_stall(now)
         elif relay is not None:
             self.deadline = 0.0
@@ -463,47 +406,32 @@ class Downstream(asyncio.Protocol):
         else:
             self.abort(reason)
 
-    def _check_lingering(self, now: float) -> None:
-        """Give a slow client the time to take its last answer, as long as it takes any of it."""
-        table = self._plane.table
-        waiting = self._transport.get_write_buffer_size() + unsent_bytes(self._fd())
-        if waiting:
-            if self._stall is None:
-                self._stall = Stall(now, waiting)
-            if not self._stall.is_hopeless(waiting, table.timeouts.write_s, table.limits, now=now):
-                self.set_deadline(now + STALL_CHECK_S, Reason.SLOW_CLIENT)
-                return
-        self.abort(self.deadline_reason)
-
     def _check_stall(self, now: float) -> None:
-        """Cut a client that takes nothing, or too little, of what waits for it."""
-        if not self.is_blocked:
+        """Cut a client that takes nothing, or too little, of what waits for it; after its last answer, also one for
+        which nothing waits any more."""
+        if self.phase is not _LINGERING and not self.wire.is_blocked:
             self.deadline = 0.0
             return
-        waiting = self._transport.get_write_buffer_size() + unsent_bytes(self._fd())
-        stall = self._stall
-        if stall is None:
-            stall = self._stall = Stall(now, waiting)
+        waiting = self.wire.buffered_bytes + unsent_bytes(self.wire.socket.fileno())
+        if self._stall is None:
+            self._stall = Stall(now, waiting)
         table = self._plane.table
-        if stall.is_hopeless(waiting, table.timeouts.write_s, table.limits, now=now):
+        is_hopeless = self._stall.is_hopeless(waiting, table.timeouts.write_s, table.limits, now=now)
+        if is_hopeless or (self.phase is _LINGERING and not waiting):
             self.abort(Reason.SLOW_CLIENT)
         else:
             self.set_deadline(now + STALL_CHECK_S, Reason.SLOW_CLIENT)
-
-    def _fd(self) -> int:
-        return cast(int, self._transport.get_extra_info("socket").fileno())
 
     def watch_fd(self, now: float) -> int:
         """The descriptor to look at for a loss that reading would not notice; -1 when there is none."""
         if self.phase is _CLOSED:
             return -1
-        if self.is_half_closed and now >= self._probe_at and self.relay is not None and not self.is_blocked:
-            self.relay.probe_client()
-            self._probe_gap_s *= 2
-            self._probe_at = now + self._probe_gap_s
-        return self._fd()
+        times, relay = self._probe_times, self.relay
+        if times is not None and relay is not None and not self.wire.is_blocked and times.is_due(now):
+            relay.probe_client()
+        return self.wire.socket.fileno()
 
-    def _close_after_answer(self, *, unread: bool) -> None:
+    def _close_after_answer(self, *, unread: bool, ends_answer: bool) -> None:
         """Close once the answer is out; linger when the client may still be sending."""
         if self.phase is _CLOSED:
             return
@@ -514,27 +442,24 @@ class Downstream(asyncio.Protocol):
         self.phase = _LINGERING
         self._stall = None
         self.resume()
-        self.write_eof()
+        is_ended = self.wire.write_eof()
         self.set_deadline(self._plane.monotonic() + LINGER_S, Reason.SLOW_CLIENT)
-        if self.is_half_closed:
+        if self.is_half_closed or (ends_answer and not is_ended):
             self.close()
 
     def close(self) -> None:
         """Close when what was written has gone out."""
         if self.phase is _CLOSED:
             return
-        self.flush()
-        if self._transport.get_write_buffer_size():
-            # Not closed before the client has taken it, nor kept if it never does.
-            self._plane.idle.pop(self, None)
-            self._plane.active[self] = None
-            self.phase = _LINGERING
-            self._stall = None
-            self.set_deadline(self._plane.monotonic() + STALL_CHECK_S, Reason.SLOW_CLIENT)
-            self._transport.close()
-        else:
-            self._transport.close()
+        if self.wire.close():
             self._forget()
+            return
+        # Not forgotten before the client has taken it, nor kept if it never does.
+        self._plane.idle.pop(self, None)
+        self._plane.active[self] = None
+        self.phase = _LINGERING
+        self._stall = None
+        self.set_deadline(self._plane.monotonic() + STALL_CHECK_S, Reason.SLOW_CLIENT)
 
     def abort(self, reason: Reason) -> None:
         """Cut the connection at once."""
@@ -549,17 +474,14 @@ class Downstream(asyncio.Protocol):
             self._reset()
 
     def _reset(self) -> None:
-        """Close with a reset: a reply that was cut must not look complete to a client that reads up to the end of the
-        connection, and the kernel must not keep unsent bytes for a client that does not take them."""
-        sock = self._transport.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-        self._transport.abort()
+        self.wire.reset()
         self._forget()
 
     def _forget(self) -> None:
         """Leave all the plane's collections."""
         self.phase = _CLOSED
-        self._buffer = self._unsent = b""
+        self._buffer = b""
+        self.wire.drop()
         plane = self._plane
         plane.active.pop(self, None)
         plane.idle.pop(self, None)

@@ -22,18 +22,11 @@ from typing import TYPE_CHECKING
 
 from proxy.cluster import Cluster
 from proxy.dataplane.attempt import Attempt
-from proxy.dataplane.compose import (
-    compose_interim,
-    compose_reply,
-    compose_request,
-    compose_switch,
-    frame_reply,
-)
-from proxy.dataplane.framing import BadBody, BodyReader
-from proxy.dataplane.headers import HEAD_END
-from proxy.dataplane.reply_head import ReplyHead, check_partial_reply, parse_reply
+from proxy.dataplane.compose import compose_request
+from proxy.dataplane.reply import Reply
+from proxy.dataplane.reply_head import ReplyHead
 from proxy.dataplane.request_head import RequestHead
-from proxy.dataplane.responses import CONTINUE, fixed_answer, refusal, render
+from proxy.dataplane.responses import CONTINUE, Fields, local_answer, refusal
 from proxy.dataplane.tunnel import Tunnel
 from proxy.dataplane.upload import Upload
 from proxy.errors import DownstreamError, ExchangeError, Reason, RoutingError, UpstreamError
@@ -73,8 +66,6 @@ _DONE = State.DONE
 BODY_WAIT_S = 0.2
 # Body bytes taken from a client while its connection to the endpoint is being made.
 CONNECT_BUFFER_BYTES = 64 * 1024
-# Interim replies (1xx) accepted in one exchange; endless ones would hold it for ever.
-MAX_INTERIM = 64
 # RFC 9110 9.2.2. A request with one of these may be sent again when its connection died before it was answered.
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"QUERY"))
 
@@ -83,9 +74,8 @@ class Exchange:
     """A request, the endpoint chosen for it, and the reply on its way back."""
 
     __slots__ = (
-        "_awaits_continue", "_downstream", "_ends_by_close", "_interim", "_plane", "_reply_body", "_reply_buffer",
-        "_reply_keep_alive", "_table", "_upload", "attempt", "cluster", "connected_at", "first_byte_at", "head",
-        "keep_alive", "received_bytes", "request_id", "route", "sent_bytes", "started", "state", "status",
+        "_downstream", "_plane", "_table", "_upload", "attempt", "cluster", "connected_at", "head", "received_bytes",
+        "reply", "request_id", "route", "started", "state",
     )  # fmt: skip
 
     def __init__(self, downstream: "Downstream", plane: "Plane", head: RequestHead, now: float) -> None:
@@ -96,28 +86,15 @@ class Exchange:
         self.state = _ROUTING
         self.started = now
         self.request_id = head.request_id or plane.new_request_id()
-        self.keep_alive = head.keep_alive
-        """Whether the client's connection may carry another request after this one."""
         self.route: CompiledRoute | None = None
         self.cluster: Cluster | None = None
         self.attempt: Attempt | None = None
         self._upload: Upload | None = None
         """The body that is still to come; `None` when all of it has."""
-        self._reply_buffer = b""
-        self._reply_body: BodyReader | None = None
-        self._reply_keep_alive = False
-        self._ends_by_close = False
-        """The end of the client's connection will be the end of the reply (HTTP/1.0)."""
-        self._awaits_continue = False
-        """Expect was passed on, and the endpoint has not said 100."""
-        self._interim = 0
-        self.status = 0
+        self.reply = Reply(head, downstream)
         self.connected_at = 0.0
-        self.first_byte_at = 0.0
         self.received_bytes = 0
         """Payload received from the client."""
-        self.sent_bytes = 0
-        """Bytes written to the client."""
 
     def __repr__(self) -> str:
         return f"Exchange({self.head.method!r} {self.head.target!r}, {self.state.value}, {self.attempt!r})"
@@ -144,16 +121,14 @@ class Exchange:
                 body = b""
                 if rest:
                     self._downstream.hold(rest)
-            self._find_route()
-            route = self.route
-            assert route is not None
+            self.route = route = self._find_route()
             action = route.action
             if isinstance(action, RespondSpec | RedirectSpec):
-                self._answer(route, action)
+                scheme = self._downstream.identity.scheme
+                self._answer(action.status, *local_answer(action, route, head, scheme), Outcome.LOCAL)
                 return
             if head.is_for_us:
-                self._respond(204, b"", [])
-                self._end(Outcome.LOCAL, None)
+                self._answer(204, b"", [], Outcome.LOCAL)
                 return
             self.cluster = self._table.clusters[route.choose_cluster(self._plane.rng)]
             if self._upload is not None and not rest and not head.expect:
@@ -172,16 +147,18 @@ class Exchange:
             raise DownstreamError(Reason.BODY_TOO_LARGE)
         return self._take_body(rest) if rest else b""
 
-    def _find_route(self) -> None:
+    def _find_route(self) -> CompiledRoute:
+        """The route for the request. Raises `RoutingError`."""
         head = self.head
         listener = self._downstream.listener.name
         host = self._downstream.identity.host_key(head.host)
         path = routing_path(head.path)
         routes = self._table.routes
-        self.route = routes.match(listener, host, path, head.method, head.field)
-        if self.route is None:
+        route = routes.match(listener, host, path, head.method, head.field)
+        if route is None:
             miss = routes.miss(listener, host, path, head.field)
             raise RoutingError(miss.reason, miss.allow)
+        return route
 
     def _take_body(self, data: bytes) -> bytes:
         """What of `data` goes to the endpoint; what is left belongs to later requests. Raises `DownstreamError`."""
@@ -201,7 +178,6 @@ class Exchange:
         assert cluster is not None and route is not None
         head, downstream = self.head, self._downstream
         self.state = _DISPATCHED
-        self._awaits_continue = head.expect
         lease = cluster.acquire(NO_FACTS)
         sent = compose_request(
             head,
@@ -218,7 +194,7 @@ class Exchange:
         if attempt.begin(self):
             self._after_sent(self.started)
         else:
-            self._set_deadline(timeouts.connect_s, Reason.CONNECT_TIMEOUT)
+            self._set_deadline(self._plane.monotonic())
 
     def on_connected(self, upstream: "Upstream") -> None:
         """The connection asked for is there."""
@@ -228,7 +204,7 @@ class Exchange:
             return
         attempt.send(upstream, self)
         self._after_sent(self._plane.monotonic())
-        if not upstream.is_blocked:
+        if not upstream.wire.is_blocked:
             self._downstream.resume()
 
     def on_connect_failed(self, error: ExchangeError) -> None:
@@ -240,37 +216,25 @@ class Exchange:
         self.connected_at = now
         if self._upload is not None:
             self._upload.restart(now)
-        assert self.attempt is not None and self.attempt.upstream is not None
-        if not self.attempt.upstream.is_blocked:
-            self._restore_deadline(now)
+        self._set_deadline(now)
 
-    def _restore_deadline(self, now: float) -> None:
-        """Set the deadline that the state DISPATCHED calls for."""
+    def _set_deadline(self, now: float) -> None:
+        """Give whoever has the next step in DISPATCHED or REPLYING its time, from `now` on."""
+        downstream = self._downstream
+        if downstream.wire.is_blocked:
+            return  # it is watched as a slow client
         assert self.attempt is not None and self.cluster is not None
-        if self.attempt.upstream is None:
-            self._set_deadline(self.cluster.spec.timeouts.connect_s, Reason.CONNECT_TIMEOUT)
-        elif self._upload is None:
-            self._await_reply(now)
+        timeouts = self.cluster.spec.timeouts
+        upstream = self.attempt.upstream
+        if upstream is None:
+            timeout, reason = timeouts.connect_s, Reason.CONNECT_TIMEOUT
+        elif self.state is _REPLYING or upstream.wire.is_blocked:
+            timeout, reason = timeouts.idle_s, Reason.IDLE_TIMEOUT
+        elif self._upload is None or not self._upload.is_awaited:
+            timeout, reason = timeouts.response_s, Reason.RESPONSE_TIMEOUT
         else:
-            self._await_body()
-
-    def _set_deadline(self, timeout_s: float, reason: Reason) -> None:
-        """Let `reason` end the present step in `timeout_s` from now; 0 = never."""
-        deadline = self._plane.monotonic() + timeout_s if timeout_s else 0.0
-        self._downstream.set_deadline(deadline, reason)
-
-    def _await_reply(self, since: float) -> None:
-        """The whole request is sent: the endpoint's time runs from `since`."""
-        assert self.cluster is not None
-        timeout = self.cluster.spec.timeouts.response_s
-        self._downstream.set_deadline(since + timeout if timeout else 0.0, Reason.RESPONSE_TIMEOUT)
-
-    def _await_body(self) -> None:
-        if self.head.expect:
-            # The client waits for the endpoint's word, so it is the endpoint's time that runs.
-            self._await_reply(self._plane.monotonic())
-        else:
-            self._set_deadline(self._table.timeouts.body_s, Reason.BODY_TIMEOUT)
+            timeout, reason = self._table.timeouts.body_s, Reason.BODY_TIMEOUT
+        downstream.set_deadline(now + timeout if timeout else 0.0, reason)
 
     def on_request_data(self, data: bytes) -> None:
         """More of the request's body."""
@@ -290,160 +254,84 @@ class Exchange:
                 self._downstream.pause()
             return
         attempt.forget_request()
-        upstream.write(out)
-        if upstream.is_blocked:
-            return
-        if self.state is _DISPATCHED:
+        upstream.wire.write(out)
+        if not upstream.wire.is_blocked:
             self._after_body_piece()
-        elif self.state is _REPLYING and not self._downstream.is_blocked:
-            self._await_more()
 
     def _after_body_piece(self) -> None:
+        """A piece of the body is on its way, or the endpoint has taken what waited for it."""
         upload = self._upload
         now = self._plane.monotonic()
-        if upload is None:
-            self._await_reply(now)
-        elif upload.is_dripping(now):
-            self.fail(DownstreamError(Reason.BODY_TIMEOUT))
-        else:
+        if upload is not None and self.state is _DISPATCHED:
+            if upload.is_dripping(now):
+                self.fail(DownstreamError(Reason.BODY_TIMEOUT))
+                return
             # The client has not waited for the endpoint's word.
-            self.head.expect = False
-            self._await_body()
+            upload.is_awaited = True
+        self._set_deadline(now)
 
     # ------------------------------------------------------------------ the reply
 
     def on_reply_data(self, data: bytes) -> None:
         """Bytes from the endpoint."""
-        if self.state is _REPLYING:
-            self._relay_reply(data)
-        elif self.state is _DISPATCHED:
-            try:
-                self._read_reply_head(data)
-            except UpstreamError as error:
-                self.fail(error)
-
-    def _read_reply_head(self, data: bytes) -> None:
-        """Collect the head of the reply, passing on interim ones. Raises `UpstreamError`."""
-        if self._reply_buffer:
-            data = self._reply_buffer + data
-            self._reply_buffer = b""
-        elif not self.first_byte_at:
-            self.first_byte_at = self._plane.monotonic()
-        limits = self._table.limits
-        while data:
-            end = data.find(HEAD_END) + 4
-            if end < 4:
-                check_partial_reply(data)
-                end = len(data)
-                self._reply_buffer = data
-            if end > limits.header_bytes:
-                raise UpstreamError(Reason.REPLY_HEADER_TOO_LARGE)
-            if self._reply_buffer:
-                return
-            head = parse_reply(data[:end], limits.header_count)
-            data = data[end:]
-            if head.status >= 200:
-                self._begin_reply(head, data)
-                return
-            if head.status == 101:
-                self._begin_tunnel(head, data)
-                return
-            self._relay_interim(head)
-
-    def _relay_interim(self, head: ReplyHead) -> None:
-        """Pass a 1xx on (RFC 9110 15.2), but never to HTTP/1.0."""
-        self._interim += 1
-        if self._interim > MAX_INTERIM:
-            raise UpstreamError(Reason.BAD_REPLY)
-        if self.head.minor == 1:
-            self._write(compose_interim(head))
-        if head.status == 100:
-            self._awaits_continue = False
-            if self._upload is not None:
-                self._upload.restart(self._plane.monotonic())
-                self.head.expect = False
-                self._await_body()
-
-    def _begin_reply(self, head: ReplyHead, rest: bytes) -> None:
-        """Send the final head, with what is here of the body in the same write."""
-        request = self.head
-        self.state = _REPLYING
-        self.status = head.status
-        assert self.attempt is not None
-        self.attempt.forget_request()
-        if self._upload is not None or request.upgrade or self._downstream.must_close:
-            self.keep_alive = False
-        body, framing, can_continue = frame_reply(request, head, self._table.limits.header_bytes)
-        # A body where there can be none, or an upload that was refused but sent all the same, may still come, and
-        # would be taken for the next exchange's.
-        is_suspect = body is None and (head.chunked or (head.status == 204 and head.length > 0))
-        self._reply_keep_alive = head.keep_alive and not is_suspect and not self._awaits_continue
-        if not can_continue:
-            self.keep_alive = False
-            self._ends_by_close = True
-        route = self.route
-        assert route is not None
-        parts = compose_reply(
-            head,
-            route,
-            framing=framing,
-            date_line=self._plane.date_line,
-            minor=request.minor,
-            keep_alive=self.keep_alive,
-        )
-        self._reply_body = body
-        if body is None:
-            self._write(b"".join(parts))
-            self._complete_reply(rest)
-        else:
-            self._relay_reply(rest, parts)
-
-    def _relay_reply(self, data: bytes, before: list[bytes] | None = None) -> None:
-        """Pass on a piece of the reply's body, after the pieces of its head if these are still `before` it."""
-        body = self._reply_body
-        assert body is not None
         try:
-            out = body.feed(data)
-        except BadBody:
-            if before:
-                self._write(b"".join(before))
-            self.fail(UpstreamError(Reason.BAD_REPLY))
+            if self.state is _REPLYING:
+                self.reply.feed(data)
+                self._after_reply_piece()
+            elif self.state is _DISPATCHED:
+                self._read_reply(data)
+        except UpstreamError as error:
+            self.fail(error)
+
+    def _read_reply(self, data: bytes) -> None:
+        """Read heads up to the final one. Raises `UpstreamError`."""
+        reply, attempt, route = self.reply, self.attempt, self.route
+        assert attempt is not None and route is not None
+        limits = self._table.limits
+        now = self._plane.monotonic()
+        head = reply.read_head(data, limits, now=now)
+        if head is None:
+            upload = self._upload
+            if reply.has_continued and upload is not None and not upload.is_awaited:
+                upload.restart(now)
+                upload.is_awaited = True
+                self._set_deadline(now)
             return
-        if before:
-            before.append(out)
-            out = b"".join(before)
-        self._write(out)
-        if body.done:
-            self._complete_reply(body.extra)
-        elif self._downstream.is_blocked:
+        attempt.forget_request()
+        if head.status == 101:
+            self._begin_tunnel(head)
+            return
+        self.state = _REPLYING
+        self._settle_keep_alive()
+        reply.begin(head, route, self._plane.date_line, limits)
+        self._after_reply_piece()
+
+    def _settle_keep_alive(self) -> None:
+        """No request follows on a connection with an unread one, a tunnel that came to nothing, or one too many."""
+        if self._upload is not None or self.head.upgrade or self._downstream.must_close:
+            self.reply.keep_alive = False
+
+    def _after_reply_piece(self) -> None:
+        if self.reply.is_complete:
+            self._complete_reply()
+        elif self._downstream.wire.is_blocked:
             # It may have become so before there was an endpoint to stop reading from.
             self.on_downstream_blocked()
         else:
-            self._await_more()
-
-    def _write(self, data: bytes) -> None:
-        self.sent_bytes += len(data)
-        self._downstream.write(data)
-
-    def _await_more(self) -> None:
-        assert self.cluster is not None
-        self._set_deadline(self.cluster.spec.timeouts.idle_s, Reason.IDLE_TIMEOUT)
+            self._set_deadline(self._plane.monotonic())
 
     def on_reply_eof(self) -> bool:
         """The endpoint will send no more."""
         if self.state is _REPLYING:
-            assert self._reply_body is not None
-            out = self._reply_body.on_eof()
-            if out is None:
-                self.fail(UpstreamError(Reason.REPLY_CUT))
+            try:
+                self.reply.on_eof()
+            except UpstreamError as error:
+                self.fail(error)
             else:
-                self._reply_keep_alive = False
-                self._write(out)
-                self._complete_reply(b"")
+                self._complete_reply()
         elif self.state is _DISPATCHED:
-            self._on_unanswered(
-                UpstreamError(Reason.BAD_REPLY if self._reply_buffer else Reason.UPSTREAM_CLOSED)
-            )
+            reason = Reason.BAD_REPLY if self.reply.is_head_cut else Reason.UPSTREAM_CLOSED
+            self._on_unanswered(UpstreamError(reason))
         return False
 
     def on_upstream_lost(self, error: Exception | None) -> None:
@@ -455,42 +343,28 @@ class Exchange:
 
     def _on_unanswered(self, error: UpstreamError) -> None:
         """The connection ended before a reply: send the request once more if that is safe (RFC 9110 9.2.2)."""
-        assert self.attempt is not None and self.cluster is not None
-        is_safe = self._upload is None and not self.first_byte_at and self.head.method in IDEMPOTENT
+        assert self.attempt is not None
+        is_safe = self._upload is None and not self.reply.first_byte_at and self.head.method in IDEMPOTENT
         if is_safe and self.attempt.repeat(self):
-            self._set_deadline(self.cluster.spec.timeouts.connect_s, Reason.CONNECT_TIMEOUT)
+            self._set_deadline(self._plane.monotonic())
         else:
             self.fail(error)
 
-    def _complete_reply(self, extra: bytes) -> None:
+    def _complete_reply(self) -> None:
         """The reply is complete: give the endpoint's connection back, unless it cannot be used again."""
+        reply = self.reply
         assert self.attempt is not None
-        if self._reply_keep_alive and not extra and self._upload is None and not self.head.upgrade:
+        if reply.upstream_keep_alive and not reply.rest and self._upload is None and not self.head.upgrade:
             self.attempt.give_back(self._plane.monotonic())
         self._end(Outcome.OK, None)
 
-    def _begin_tunnel(self, head: ReplyHead, rest: bytes) -> None:
-        """Relay a 101 to our own Upgrade; any other is an error (RFC 9110 15.2.2)."""
+    def _begin_tunnel(self, head: ReplyHead) -> None:
         attempt, cluster = self.attempt, self.cluster
-        if not self.head.upgrade or head.upgrade.lower() != self.head.upgrade:
-            raise UpstreamError(Reason.BAD_REPLY)
         assert attempt is not None and attempt.upstream is not None and cluster is not None
-        upstream = attempt.upstream
+        self.reply.switch(head)
         self.state = _SWITCHED
-        self.status = 101
-        self.keep_alive = False
-        attempt.forget_request()
-        downstream = self._downstream
-        downstream.total_deadline = 0.0
-        tunnel = Tunnel(self, downstream, upstream, self._plane, cluster.spec.timeouts.tunnel_s)
-        upstream.relay = tunnel
-        downstream.relay = tunnel
-        self._write(compose_switch(head) + rest)
-        early = downstream.release_held()
-        if early:
-            tunnel.on_request_data(early)
-        if downstream.is_half_closed:
-            tunnel.on_client_eof()
+        idle_s = cluster.spec.timeouts.tunnel_s
+        Tunnel(self, self._downstream, attempt.upstream, self._plane, idle_s).begin()
 
     def on_tunnel_end(self, reason: Reason | None) -> None:
         """Both sides of the tunnel have ended, or one was lost."""
@@ -501,33 +375,29 @@ class Exchange:
     def on_downstream_blocked(self) -> None:
         """The client does not take what was written: read no more from the endpoint."""
         if self.attempt is not None and self.attempt.upstream is not None:
-            self.attempt.upstream.pause()
+            self.attempt.upstream.wire.pause()
 
     def on_downstream_writable(self) -> None:
         """The client has taken everything."""
-        if self.attempt is not None and self.attempt.upstream is not None:
-            self.attempt.upstream.resume()
-        if self.state is _REPLYING:
-            self._await_more()
-        elif self.state is _DISPATCHED:
-            self._restore_deadline(self._plane.monotonic())
+        if self.attempt is not None and self.state is not _DONE:
+            if self.attempt.upstream is not None:
+                self.attempt.upstream.wire.resume()
+            self._set_deadline(self._plane.monotonic())
 
     def on_upstream_blocked(self) -> None:
         """The endpoint does not take what was written: read no more from the client."""
+        now = self._plane.monotonic()
         self._downstream.pause()
         if self._upload is not None:
-            self._upload.on_blocked(self._plane.monotonic())
-        if self.state is _DISPATCHED:
-            assert self.cluster is not None
-            self._set_deadline(self.cluster.spec.timeouts.idle_s, Reason.IDLE_TIMEOUT)
+            self._upload.on_blocked(now)
+        self._set_deadline(now)
 
     def on_upstream_writable(self) -> None:
         """The endpoint has taken everything."""
         if self._upload is not None:
             self._upload.on_writable(self._plane.monotonic())
         self._downstream.resume()
-        if self.state is _DISPATCHED:
-            self._after_body_piece()
+        self._after_body_piece()
 
     # ------------------------------------------------------------------ endings
 
@@ -539,7 +409,7 @@ class Exchange:
             self.on_client_gone()
         else:
             # Closed, not reset: earlier replies may still be on their way to it.
-            self.keep_alive = False
+            self.reply.keep_alive = False
             self._end(Outcome.CLIENT_GONE, Reason.CLIENT_GONE)
         return False
 
@@ -568,7 +438,7 @@ class Exchange:
         time before the reply (RFC 9110 15.2.1), and every client of HTTP/1.1 passes over it; a closed one resets.
         """
         if self.head.minor and self.state is _DISPATCHED:
-            self._write(CONTINUE)
+            self.reply.write(CONTINUE)
 
     def abort(self, reason: Reason) -> None:
         """Give up at once and cut the client's connection."""
@@ -577,7 +447,7 @@ class Exchange:
 
     def fail(self, error: ExchangeError) -> None:
         """End the exchange for `error`: with a response if the reply has not begun, else by cutting the connection."""
-        reason = error.reason
+        reason, reply = error.reason, self.reply
         if self.state is _DONE:
             return
         outcome = Outcome.UPSTREAM_FAILED if isinstance(error, UpstreamError) else Outcome.REFUSED
@@ -586,56 +456,28 @@ class Exchange:
         if self.state is _REPLYING or reason.status == 499:
             # The end of the connection shows that this reply is not complete. A reset shows it too, where the end
             # would look like the reply's own, but can destroy earlier replies that are still on their way.
-            self.keep_alive = False
-            self._end(outcome, reason, reset=self._ends_by_close or reason.status == 499)
+            reply.keep_alive = False
+            self._end(outcome, reason, reset=reply.ends_by_close or reason.status == 499)
             return
         if isinstance(error, DownstreamError):
             # Whoever sends one malformed request may mean something else by its end than we do.
-            self.keep_alive = False
+            reply.keep_alive = False
         fields = [(b"Allow", error.allow)] if isinstance(error, RoutingError) and error.allow else []
-        self._respond(reason.status, *refusal(reason, self.request_id, fields))
-        self._end(outcome, reason)
+        self._answer(reason.status, *refusal(reason, self.request_id, fields), outcome, reason)
 
-    def _answer(self, route: CompiledRoute, action: RespondSpec | RedirectSpec) -> None:
-        """A fixed response or a redirect of the configuration."""
-        head = self.head
-        if isinstance(action, RespondSpec):
-            body, fields = fixed_answer(action)
-        else:
-            location = route.redirect_location(
-                self._downstream.identity.scheme, head.host, head.path, head.query
-            )
-            body, fields = b"", [(b"Location", location)]
-        self._respond(action.status, body, fields)
-        self._end(Outcome.LOCAL, None)
-
-    def _respond(self, status: int, body: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+    def _answer(
+        self, status: int, body: bytes, fields: Fields, outcome: Outcome, reason: Reason | None = None
+    ) -> None:
         """Answer ourselves; what is left of the request is not read."""
-        self.status = status
-        if self._upload is not None or self.head.upgrade or self._downstream.must_close:
-            self.keep_alive = False
-        response = render(
-            status,
-            body=body,
-            fields=[*fields, (b"X-Request-Id", self.request_id)],
-            date_line=self._plane.date_line,
-            keep_alive=self.keep_alive,
-            minor=self.head.minor,
-            with_body=self.head.method != b"HEAD",
-        )
-        self._write(response)
+        self._settle_keep_alive()
+        fields = [*fields, (b"X-Request-Id", self.request_id)]
+        self.reply.respond(status, body, fields, date_line=self._plane.date_line)
+        self._end(outcome, reason)
 
     def _end(self, outcome: Outcome, reason: Reason | None, *, reset: bool = False) -> None:
         """Leave the exchange for good: release the lease, record it, hand the client's connection on."""
         self.state = _DONE
         if self.attempt is not None:
             self.attempt.end(outcome)
-        downstream = self._downstream
-        self._plane.record(self, downstream, outcome, reason)
-        is_cut = self._reply_body is not None and not self._reply_body.done
-        downstream.on_exchange_end(
-            keep_alive=self.keep_alive and not reset,
-            reset=reset,
-            # A client that wished to go on may have sent its next request.
-            unread=self.is_receiving or is_cut or self.head.keep_alive,
-        )
+        self._plane.record(self, self._downstream, outcome, reason)
+        self.reply.end(reset=reset, is_receiving=self._upload is not None)

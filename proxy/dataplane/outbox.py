@@ -12,9 +12,6 @@ from typing import Protocol
 
 _log = logging.getLogger(__name__)
 
-# Pieces of this size or more are written at once: they fill the peer's buffers by themselves.
-DIRECT_BYTES = 16 * 1024
-
 
 class Sender(Protocol):
     """A connection with something to send."""

@@ -149,20 +149,20 @@ class Plane:
         row = self.row
         row[W_REQUESTS] += 1
         row[W_RECEIVED_BYTES] += exchange.received_bytes + len(exchange.head.raw)
-        row[W_SENT_BYTES] += exchange.sent_bytes
+        row[W_SENT_BYTES] += exchange.reply.sent_bytes
         if reason is not None:
             row[W_REFUSALS + REASON_INDEX[reason]] += 1
         attempt = exchange.attempt
         if attempt is not None:
             seconds = now - exchange.started
             row = attempt.endpoint.row
-            status = exchange.status or (reason.status if reason is not None else 0)
+            status = exchange.reply.status or (reason.status if reason is not None else 0)
             row[request_index(exchange.head.method, status)] += 1
             if status != 101:  # how long a tunnel was open says nothing about the endpoint
                 row[latency_index(seconds)] += 1
                 row[E_LATENCY_SUM_US] += int(seconds * 1e6)
             row[E_SENT_BYTES] += exchange.received_bytes
-            row[E_RECEIVED_BYTES] += exchange.sent_bytes
+            row[E_RECEIVED_BYTES] += exchange.reply.sent_bytes
         if self.access_log.enabled:
             self._log_exchange(exchange, downstream, outcome, reason, now)
 
@@ -195,18 +195,18 @@ class Plane:
         reason: Reason | None,
         now: float,
     ) -> None:
-        head = exchange.head
+        head, reply = exchange.head, exchange.reply
         started = exchange.started
         route, cluster, attempt = exchange.route, exchange.cluster, exchange.attempt
         self.access_log.add(
             (
                 self._wall(), exchange.request_id, downstream.peer, downstream.listener.name, head.method,
-                head.host or None, head.raw_target, "1.1" if head.minor else "1.0", exchange.status, reason, outcome,
+                head.host or None, head.raw_target, "1.1" if head.minor else "1.0", reply.status, reason, outcome,
                 route.name if route is not None else None, cluster.name if cluster is not None else None,
                 attempt.endpoint.id if attempt is not None else None,
                 attempt.connections if attempt is not None else 0, exchange.received_bytes,
-                exchange.sent_bytes, exchange.connected_at - started if exchange.connected_at else None,
-                exchange.first_byte_at - started if exchange.first_byte_at else None, now - started,
+                reply.sent_bytes, exchange.connected_at - started if exchange.connected_at else None,
+                reply.first_byte_at - started if reply.first_byte_at else None, now - started,
                 None, None, None, head.field(b"user-agent"), head.field(b"x-forwarded-for"),
             )
         )  # fmt: skip
@@ -298,7 +298,7 @@ class Plane:
         for fd, event in poll.poll(0):
             downstream = by_fd[fd]
             # When both sides have sent FIN, a hang-up says no more than that.
-            if event & select.POLLERR or not downstream.has_sent_eof:
+            if event & select.POLLERR or not downstream.wire.has_sent_eof:
                 downstream.abort(Reason.CLIENT_GONE)
 
     def _every_second(self, now: float) -> None:

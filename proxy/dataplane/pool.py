@@ -117,7 +117,7 @@ class Pool:
                 await self._loop.create_connection(protocol, address.host, address.port)
         except asyncio.CancelledError:
             # The loop closes a connection that was made already without telling it.
-            upstream.is_closed = True
+            upstream.wire.drop()
             self.open.discard(upstream)
             row[E_CONNECTIONS] = len(self.open)
             raise

@@ -10,6 +10,7 @@ from httptools import HttpParserUpgrade, HttpRequestParser
 from httptools.parser.errors import HttpParserError, HttpParserInvalidMethodError
 
 from proxy.dataplane.headers import HOP_NAMES, HeadSink, drop_fields, field_pattern, find_field, parse_length
+from proxy.dataplane.request_faults import REQUEST_LINE, method_fault, request_fault, request_line_fault
 from proxy.errors import DownstreamError, Reason
 
 # Fields that are taken out and dealt with here; every other field passes untouched. The aliased ones are also matched
@@ -23,12 +24,10 @@ _FIELDS = field_pattern(
     aliased=["content-length", "transfer-encoding", "x-forwarded-", "x-real-ip", "x-request-id"],
 )
 _GRPC = re.compile(rb"\ncontent-type:[ \t]*application/grpc(?!-web)")
-# RFC 9112 3; a target is visible ASCII without `#`. Nearly all are in origin form, with or without a query.
+# Nearly all targets are in origin form, with or without a query.
 _ORIGIN_LINE = re.compile(
     rb"([!#-'*+.^_`|~0-9A-Za-z-]+) ((/[!\"$->@-~]*+)(\?[!\"$-~]*+)?) HTTP/1\.([01])\r\n"
 )
-_REQUEST_LINE = re.compile(rb"([!#-'*+.^_`|~0-9A-Za-z-]+) ([!\"$-~]+) HTTP/1\.([01])\r\n")
-_VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 # RFC 3986 3.2.2 without user information; a port is at most 65535.
 _AUTHORITY = re.compile(
     rb"(?:(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])"
@@ -95,8 +94,8 @@ def check_partial_request(data: bytes) -> None:
     """Raise `DownstreamError` when `data`, the beginning of a head, can no longer become a valid one."""
     _validate(data, partial=True)
     line_end = data.find(b"\n")
-    if line_end >= 0 and not _REQUEST_LINE.match(data):
-        raise DownstreamError(_request_line_fault(data[:line_end].rstrip(b"\r")))
+    if line_end >= 0 and not REQUEST_LINE.match(data):
+        raise DownstreamError(request_line_fault(data[:line_end].rstrip(b"\r")))
 
 
 def _validate(data: bytes, *, partial: bool = False) -> None:
@@ -110,49 +109,11 @@ def _validate(data: bytes, *, partial: bool = False) -> None:
     except HttpParserUpgrade:
         return  # llhttp stops here for Upgrade and CONNECT, which we decide on ourselves
     except HttpParserInvalidMethodError:
-        raise DownstreamError(_method_fault(data)) from None
+        raise DownstreamError(method_fault(data)) from None
     except HttpParserError as error:
-        raise DownstreamError(_request_fault(data, str(error))) from None
+        raise DownstreamError(request_fault(data, str(error))) from None
     if not sink.complete and not partial:
-        raise DownstreamError(_method_fault(data) if data.startswith(b"PRI ") else Reason.BAD_REQUEST)
-
-
-def _method_fault(data: bytes) -> Reason:
-    """501 for a well-formed method that nobody here knows, 400 for what is no method at all."""
-    if data.startswith(b"PRI * HTTP/2"):
-        return Reason.HTTP2_UNSUPPORTED
-    return (
-        Reason.METHOD_UNKNOWN
-        if re.match(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32} ", data)
-        else Reason.BAD_REQUEST_LINE
-    )
-
-
-def _request_fault(data: bytes, text: str) -> Reason:
-    """The reason that comes nearest to llhttp's own words."""
-    if data.startswith(b"PRI * HTTP/2"):
-        return Reason.HTTP2_UNSUPPORTED
-    line_end = data.find(b"\r\n")
-    if line_end < 0 or not _REQUEST_LINE.match(data):
-        return _request_line_fault(data[: line_end if line_end >= 0 else len(data)])
-    lowered = text.lower()
-    if "url" in lowered:
-        return Reason.BAD_TARGET
-    if "method" in lowered:  # one of llhttp's own that only RTSP has
-        return Reason.METHOD_UNKNOWN
-    if "content-length" in lowered or "transfer-encoding" in lowered:
-        return Reason.BAD_FRAMING
-    return Reason.BAD_HEADER
-
-
-def _request_line_fault(line: bytes) -> Reason:
-    """What is wrong with a request line that llhttp may have let pass."""
-    parts = line.split(b" ")
-    if len(parts) != 3:
-        return Reason.BAD_REQUEST_LINE
-    if parts[2] in (b"HTTP/1.1", b"HTTP/1.0"):
-        return Reason.BAD_TARGET
-    return Reason.VERSION_UNSUPPORTED if _VERSION.fullmatch(parts[2]) else Reason.BAD_REQUEST_LINE
+        raise DownstreamError(method_fault(data) if data.startswith(b"PRI ") else Reason.BAD_REQUEST)
 
 
 def parse_request(raw: bytes, max_fields: int, upgrades: frozenset[str]) -> RequestHead:
@@ -170,9 +131,9 @@ def parse_request(raw: bytes, max_fields: int, upgrades: frozenset[str]) -> Requ
         head.path = path
         head.query = query or b""
     else:
-        line = _REQUEST_LINE.match(raw)
+        line = REQUEST_LINE.match(raw)
         if line is None:
-            raise DownstreamError(_request_line_fault(raw[: raw.index(b"\r\n")]))
+            raise DownstreamError(request_line_fault(raw[: raw.index(b"\r\n")]))
         method, target, minor = line.groups()
         head = RequestHead(raw, raw.lower(), method, target, int(minor))
         _scan_target(head)

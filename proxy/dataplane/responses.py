@@ -4,8 +4,10 @@ from collections.abc import Iterable
 
 import orjson
 
+from proxy.dataplane.request_head import RequestHead
 from proxy.errors import Reason
-from proxy.snapshot import RespondSpec
+from proxy.policy.route import CompiledRoute
+from proxy.snapshot import RedirectSpec, RespondSpec
 
 Fields = list[tuple[bytes, bytes]]
 """Names and values of header fields."""
@@ -67,6 +69,29 @@ def refusal(reason: Reason, request_id: bytes, fields: Fields) -> tuple[bytes, F
         }
     )
     return body, [(b"Content-Type", b"application/json"), *fields]
+
+
+def render_refusal(reason: Reason, request_id: bytes, *, date_line: bytes, with_body: bool) -> bytes:
+    """A whole response to bytes that are no request; the connection closes after it."""
+    body, fields = refusal(reason, request_id, [(b"X-Request-Id", request_id)])
+    return render(
+        reason.status,
+        body=body,
+        fields=fields,
+        date_line=date_line,
+        keep_alive=False,
+        minor=1,
+        with_body=with_body,
+    )
+
+
+def local_answer(
+    action: RespondSpec | RedirectSpec, route: CompiledRoute, head: RequestHead, scheme: bytes
+) -> tuple[bytes, Fields]:
+    """Body and fields of a fixed response or a redirect of the configuration."""
+    if isinstance(action, RespondSpec):
+        return fixed_answer(action)
+    return b"", [(b"Location", route.redirect_location(scheme, head.host, head.path, head.query))]
 
 
 def fixed_answer(action: RespondSpec) -> tuple[bytes, Fields]:

@@ -1,4 +1,7 @@
-"""Whether a client that does not take its answer is slow or gone for good."""
+"""Whether a client that does not take its answer is slow or gone for good, and when to ask one that sent FIN.
+
+A client that closed and one that only ended its sending side look the same until something is sent to it.
+"""
 
 import fcntl
 import struct
@@ -8,6 +11,8 @@ from proxy.snapshot import Limits
 
 # Seconds between two looks at a client that does not read.
 STALL_CHECK_S = 1.0
+# A client that sent FIN is first asked whether it is still there after this many seconds, then half as often each time.
+FIRST_PROBE_S = 1.0
 
 
 def unsent_bytes(fd: int) -> int:
@@ -35,3 +40,21 @@ class Stall:
         return (0.0 < timeout_s <= now - self._progress_at) or (
             elapsed > limits.min_rate_grace_s and too_slow
         )
+
+
+class ProbeTimes:
+    """When to ask a client that sent FIN whether it is still there."""
+
+    __slots__ = ("_at", "_gap_s")
+
+    def __init__(self, now: float) -> None:
+        self._gap_s = FIRST_PROBE_S
+        self._at = now + FIRST_PROBE_S
+
+    def is_due(self, now: float) -> bool:
+        """Whether to ask now; if so, the next time is twice as long away."""
+        if now < self._at:
+            return False
+        self._gap_s *= 2
+        self._at = now + self._gap_s
+        return True

@@ -6,6 +6,7 @@ other with it.
 
 from typing import TYPE_CHECKING
 
+from proxy.dataplane.wire import Wire
 from proxy.errors import Reason
 
 if TYPE_CHECKING:
@@ -37,47 +38,55 @@ class Tunnel:
         self._idle_s = idle_s
         self._has_half_ended = False
         self._is_over = False
-        plane.tunnels += 1
+
+    def begin(self) -> None:
+        """Take over both connections, with what the client has sent ahead."""
+        downstream = self._downstream
+        downstream.relay = self._upstream.relay = self
+        downstream.total_deadline = 0.0
+        self._plane.tunnels += 1
         self._touch()
+        early = downstream.release_held()
+        if early:
+            self.on_request_data(early)
+        if downstream.is_half_closed:
+            self.on_client_eof()
 
     def __repr__(self) -> str:
         return f"Tunnel({self._exchange!r})"
 
     @property
     def buffered_bytes(self) -> int:
-        return self._upstream.buffered_bytes
+        return self._upstream.wire.buffered_bytes
 
     def _touch(self) -> None:
-        if self._downstream.is_blocked:
+        if self._downstream.wire.is_blocked:
             return  # it is watched as a slow client
         deadline = self._plane.monotonic() + self._idle_s if self._idle_s else 0.0
         self._downstream.set_deadline(deadline, Reason.IDLE_TIMEOUT)
 
     def on_request_data(self, data: bytes) -> None:
         self._exchange.received_bytes += len(data)
-        self._upstream.write(data)
+        self._upstream.wire.write(data)
         self._touch()
 
     def on_reply_data(self, data: bytes) -> None:
-        self._exchange.sent_bytes += len(data)
-        self._downstream.write(data)
+        self._exchange.reply.write(data)
         self._touch()
 
     def on_client_eof(self) -> bool:
-        if self._has_half_ended:
-            self._end(None)
-            return False
-        self._has_half_ended = True
-        self._upstream.write_eof()
-        return True
+        return self._pass_eof(self._upstream.wire)
 
     def on_reply_eof(self) -> bool:
-        if self._has_half_ended:
-            self._end(None)
-            return False
-        self._has_half_ended = True
-        self._downstream.write_eof()
-        return True
+        return self._pass_eof(self._downstream.wire)
+
+    def _pass_eof(self, wire: Wire) -> bool:
+        """One side has ended: tell the other, which may go on, unless it has ended too or cannot be told (TLS)."""
+        if not self._has_half_ended and wire.write_eof():
+            self._has_half_ended = True
+            return True
+        self._end(None)
+        return False
 
     def on_client_gone(self) -> None:
         self._end(None)
@@ -86,10 +95,10 @@ class Tunnel:
         self._end(None if error is None else Reason.UPSTREAM_RESET)
 
     def on_downstream_blocked(self) -> None:
-        self._upstream.pause()
+        self._upstream.wire.pause()
 
     def on_downstream_writable(self) -> None:
-        self._upstream.resume()
+        self._upstream.wire.resume()
         self._touch()
 
     def on_upstream_blocked(self) -> None:

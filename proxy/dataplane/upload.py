@@ -9,7 +9,7 @@ from proxy.snapshot import Limits
 class Upload:
     """A body that is still to come, in full or in part."""
 
-    __slots__ = ("_began", "_blocked_at", "_blocked_s", "_limits", "_payload_before", "_reader")
+    __slots__ = ("_began", "_blocked_at", "_blocked_s", "_limits", "_payload_before", "_reader", "is_awaited")
 
     def __init__(self, head: RequestHead, limits: Limits, now: float) -> None:
         self._reader: ChunkedBody | LengthBody = (
@@ -18,6 +18,8 @@ class Upload:
             else LengthBody(head.length)
         )
         self._limits = limits
+        self.is_awaited = not head.expect
+        """Whether it is the client's turn; otherwise it waits for the endpoint's word (100)."""
         self._began = now
         self._payload_before = 0
         self._blocked_at = 0.0

@@ -8,10 +8,10 @@ exchange) is closed and never used again: its next bytes could be taken for anot
 import asyncio
 import os
 import socket
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from proxy.dataplane.outbox import DIRECT_BYTES
 from proxy.dataplane.relay import Relay
+from proxy.dataplane.wire import Wire
 from proxy.scoreboard import E_CONNECTIONS
 
 if TYPE_CHECKING:
@@ -29,40 +29,21 @@ CLOSE_TIMEOUT_MS = 30_000
 class Upstream(asyncio.Protocol):
     """A connection to an endpoint."""
 
-    __slots__ = (
-        "_transport",
-        "_unsent",
-        "idle_since",
-        "is_blocked",
-        "is_closed",
-        "is_paused",
-        "pool",
-        "relay",
-        "requests",
-    )
-
-    _transport: asyncio.Transport
+    __slots__ = ("idle_since", "pool", "relay", "requests", "wire")
 
     def __init__(self, pool: "Pool") -> None:
         self.pool = pool
+        self.wire = Wire(pool.outbox)
         self.relay: Relay | None = None
         """Who uses it now; `None` while idle."""
         self.requests = 0
         """Exchanges it was used for."""
         self.idle_since = 0.0
-        self.is_closed = False
-        self.is_blocked = False
-        """The endpoint does not take what was written."""
-        self.is_paused = False
-        self._unsent = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        # Report as soon as the kernel takes no more: nothing is kept here beyond one piece.
-        self._transport.set_write_buffer_limits(high=0)
+        self.wire.open(transport)
         if self.pool.is_pressed:
-            sock = transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+            self.wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         self.pool.open.add(self)
         self.pool.endpoint.row[E_CONNECTIONS] = len(self.pool.open)
 
@@ -81,7 +62,7 @@ class Upstream(asyncio.Protocol):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.is_closed = True
+        self.wire.drop()
         if error is not None and self.relay is not None:
             self._read_rest()
         pool = self.pool
@@ -93,62 +74,21 @@ class Upstream(asyncio.Protocol):
             pool.discard(self)
 
     def pause_writing(self) -> None:
-        self.is_blocked = True
+        self.wire.is_blocked = True
         if self.relay is not None:
             self.relay.on_upstream_blocked()
 
     def resume_writing(self) -> None:
-        self.is_blocked = False
+        self.wire.is_blocked = False
         if self.relay is not None:
             self.relay.on_upstream_writable()
-
-    def write(self, data: bytes) -> None:
-        """Send `data`: at the end of this turn, or at once if it is large."""
-        if self.is_closed:
-            return
-        if len(data) >= DIRECT_BYTES:
-            self.flush()
-            self._transport.write(data)
-        elif self._unsent:
-            self._unsent += data
-        elif data:
-            self._unsent = data
-            self.pool.outbox.add(self)
-
-    def flush(self) -> None:
-        """Send what was collected in this turn."""
-        data = self._unsent
-        if data and not self.is_closed:
-            self._unsent = b""
-            self._transport.write(data)
-
-    def write_eof(self) -> None:
-        """Send no more after what was written."""
-        if not self.is_closed and self._transport.can_write_eof():
-            self.flush()
-            self._transport.write_eof()
-
-    @property
-    def buffered_bytes(self) -> int:
-        """Bytes written that the kernel has not taken yet."""
-        return 0 if self.is_closed else self._transport.get_write_buffer_size() + len(self._unsent)
-
-    def pause(self) -> None:
-        """Stop reading until `resume`."""
-        if not self.is_paused and not self.is_closed:
-            self.is_paused = True
-            self._transport.pause_reading()
-
-    def resume(self) -> None:
-        if self.is_paused:
-            self.is_paused = False
-            if not self.is_closed:
-                self._transport.resume_reading()
 
     def _read_rest(self) -> None:
         """Pass on what came before a write failed: an endpoint that refuses an upload answers, then closes, and the
         next piece of the upload finds the connection reset before the answer was read."""
-        fd = self._transport.get_extra_info("socket").fileno()
+        if self.wire.is_encrypted:
+            return  # the keys are out of reach
+        fd = self.wire.socket.fileno()
         try:
             while self.relay is not None and (data := os.read(fd, RECEIVE_BUFFER_BYTES)):
                 self.relay.on_reply_data(data)
@@ -158,18 +98,16 @@ class Upstream(asyncio.Protocol):
     def close_when_sent(self) -> None:
         """Close once the endpoint has taken what was written; the kernel gives up on one that does not."""
         self.relay = None
-        if not self.is_closed:
-            self.flush()
-            self.is_closed = True
-            sock = self._transport.get_extra_info("socket")
-            if sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, CLOSE_TIMEOUT_MS)
-            self._transport.close()
+        wire = self.wire
+        if wire.is_open:
+            if wire.socket.family != socket.AF_UNIX:
+                wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, CLOSE_TIMEOUT_MS)
+            wire.close()
+            wire.drop()
 
     def close(self) -> None:
         """Close at once; whatever was not sent is dropped. The holder is not told."""
         self.relay = None
-        if not self.is_closed:
-            self.is_closed = True
+        if self.wire.is_open:
             self.pool.discard(self)
-            self._transport.abort()
+            self.wire.abort()

@@ -7,8 +7,9 @@ import pytest
 
 from proxy.dataplane.downstream import Downstream
 from proxy.dataplane.forwarding import TrustedProxies
-from proxy.dataplane.outbox import DIRECT_BYTES, Outbox
+from proxy.dataplane.outbox import Outbox
 from proxy.dataplane.upstream import Upstream
+from proxy.dataplane.wire import DIRECT_BYTES, Wire
 
 LARGE = b"L" * DIRECT_BYTES
 
@@ -32,8 +33,9 @@ class Turns:
 class Transport:
     """Records what is sent over it."""
 
-    def __init__(self, sock):
+    def __init__(self, sock, *, can_half_close=True):
         self.sent = []
+        self.can_half_close = can_half_close
         self._sock = sock
 
     def get_extra_info(self, name):
@@ -47,7 +49,7 @@ class Transport:
         return 0
 
     def can_write_eof(self):
-        return True
+        return self.can_half_close
 
     def write(self, data):
         self.sent.append(data)
@@ -127,13 +129,13 @@ def test_small_writes_go_together(turns, connection):
     """In order, in one piece, at the end of the turn; the next turn is another piece."""
     one, sent = connection
     for piece in (b"a", b"", b"b", b"c"):
-        one.write(piece)
-    assert (sent, one.buffered_bytes) == ([], 3)
+        one.wire.write(piece)
+    assert (sent, one.wire.buffered_bytes) == ([], 3)
     turns.end()
-    assert (sent, one.buffered_bytes) == ([b"abc"], 0)
-    one.write(b"")
+    assert (sent, one.wire.buffered_bytes) == ([b"abc"], 0)
+    one.wire.write(b"")
     assert turns.calls == []
-    one.write(b"d")
+    one.wire.write(b"d")
     turns.end()
     assert sent == [b"abc", b"d"]
 
@@ -141,11 +143,11 @@ def test_small_writes_go_together(turns, connection):
 def test_large_write_flushes_first(turns, connection):
     """What is large goes at once, behind what was written before it."""
     one, sent = connection
-    one.write(LARGE)
-    one.write(b"a")
-    one.write(b"b")
-    one.write(LARGE)
-    one.write(b"c")
+    one.wire.write(LARGE)
+    one.wire.write(b"a")
+    one.wire.write(b"b")
+    one.wire.write(LARGE)
+    one.wire.write(b"c")
     assert sent == [LARGE, b"ab", LARGE]
     turns.end()
     assert sent == [LARGE, b"ab", LARGE, b"c"]
@@ -153,7 +155,7 @@ def test_large_write_flushes_first(turns, connection):
 
 def test_below_the_size_it_waits(turns, connection):
     one, sent = connection
-    one.write(LARGE[1:])
+    one.wire.write(LARGE[1:])
     assert sent == []
     turns.end()
     assert sent == [LARGE[1:]]
@@ -162,24 +164,62 @@ def test_below_the_size_it_waits(turns, connection):
 def test_end_flushes_first(turns, connection):
     """FIN comes behind what was written."""
     one, sent = connection
-    one.write(b"a")
-    one.write_eof()
+    one.wire.write(b"a")
+    one.wire.write_eof()
     turns.end()
     assert sent == [b"a", "eof"]
+
+
+def test_no_half_close(turns, outbox):
+    """TLS cannot end one direction alone: what was written goes out, and the owner is told."""
+    with socket.socket() as sock:
+        wire = Wire(outbox)
+        transport = Transport(sock, can_half_close=False)
+        wire.open(transport)
+        wire.write(b"a")
+        assert (wire.write_eof(), wire.has_sent_eof, transport.sent) == (False, False, [b"a"])
+        wire.write(b"b")
+        turns.end()
+        assert transport.sent == [b"a", b"b"]
+
+
+@pytest.mark.parametrize(
+    ("can_half_close", "ends_answer", "ended"),
+    [(True, False, ["eof"]), (True, True, ["eof"]), (False, False, []), (False, True, ["closed"])],
+)
+def test_lingering(outbox, can_half_close, ends_answer, ended):
+    """A client that may still send is lingered for; over TLS only while it can see where its answer ends."""
+    with socket.socket() as sock:
+        client = downstream(outbox)
+        transport = Transport(sock, can_half_close=can_half_close)
+        client.connection_made(transport)
+        client.wire.write(b"answer")
+        client.on_last_exchange_end(unread=True, ends_answer=ends_answer)
+        assert transport.sent == [b"answer", *ended]
+
+
+def test_wire_that_is_not_open(turns, outbox):
+    """Nothing happens, before as after."""
+    wire = Wire(outbox)
+    wire.write(b"a")
+    wire.pause()
+    wire.resume()
+    wire.abort()
+    assert (wire.write_eof(), wire.buffered_bytes, turns.calls) == (True, 0, [])
 
 
 def test_nothing_after_close(turns, connection):
     """A closed connection sends nothing; a client's is first given what was written."""
     one, sent = connection
-    one.write(b"a")
+    one.wire.write(b"a")
     one.close()
     ended = [b"a", "closed"] if isinstance(one, Downstream) else ["aborted"]
     assert sent == ended
-    one.write(b"b")
-    one.write(LARGE)
-    one.write_eof()
+    one.wire.write(b"b")
+    one.wire.write(LARGE)
+    one.wire.write_eof()
     turns.end()
-    assert (sent, one.buffered_bytes) == (ended, 0)
+    assert (sent, one.wire.buffered_bytes) == (ended, 0)
 
 
 def test_nothing_after_a_loss(turns, outbox, connection):
@@ -191,8 +231,8 @@ def test_nothing_after_a_loss(turns, outbox, connection):
     with socket.socket() as sock:
         transport = Transport(sock)
         other.connection_made(transport)
-        one.write(b"a")
-        other.write(b"b")
+        one.wire.write(b"a")
+        other.wire.write(b"b")
         one.connection_lost(None)
         turns.end()
     assert (sent, transport.sent) == ([], [b"b"])

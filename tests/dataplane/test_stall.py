@@ -2,7 +2,7 @@
 
 import socket
 
-from proxy.dataplane.stall import Stall, unsent_bytes
+from proxy.dataplane.stall import ProbeTimes, Stall, unsent_bytes
 from proxy.snapshot import Limits
 
 LIMITS = Limits(min_rate_bytes_per_s=100, min_rate_grace_s=10.0)
@@ -55,3 +55,9 @@ def test_unsent_bytes():
         assert unsent_bytes(ours.fileno()) > 0
         theirs.recv(1000)
         assert unsent_bytes(ours.fileno()) == 0
+
+
+def test_probes_grow_rare():
+    """One second after the FIN, then 2, 4, 8 after the last: at 1, 3, 7 and 15."""
+    times = ProbeTimes(0.0)
+    assert [now for now in range(20) if times.is_due(now)] == [1, 3, 7, 15]
