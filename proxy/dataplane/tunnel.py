@@ -1,7 +1,8 @@
 """Both directions after a 101: bytes as they come, with backpressure, until both sides have ended.
 
 A side that sends FIN is passed on as FIN; the other may still have something to say. A side that is lost takes the
-other with it.
+other with it, but not what it had said in full: when an endpoint has ended its side and then refuses what the client
+says, the client still gets the rest.
 """
 
 from typing import TYPE_CHECKING
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 class Tunnel:
     """The relay that takes an exchange's place once its upgrade is agreed."""
 
-    __slots__ = ("_downstream", "_exchange", "_has_half_ended", "_idle_s", "_is_over", "_plane", "_upstream")
+    __slots__ = (
+        "_client_has_ended", "_downstream", "_endpoint_has_ended", "_exchange", "_idle_s", "_is_over", "_plane",
+        "_upstream",
+    )  # fmt: skip
 
     is_receiving = True
 
@@ -36,7 +40,8 @@ class Tunnel:
         self._upstream = upstream
         self._plane = plane
         self._idle_s = idle_s
-        self._has_half_ended = False
+        self._client_has_ended = False
+        self._endpoint_has_ended = False
         self._is_over = False
 
     def begin(self) -> None:
@@ -75,15 +80,17 @@ class Tunnel:
         self._touch()
 
     def on_client_eof(self) -> bool:
+        self._client_has_ended = True
         return self._pass_eof(self._upstream.wire)
 
     def on_reply_eof(self) -> bool:
+        self._endpoint_has_ended = True
         return self._pass_eof(self._downstream.wire)
 
     def _pass_eof(self, wire: Wire) -> bool:
         """One side has ended: tell the other, which may go on, unless it has ended too or cannot be told (TLS)."""
-        if not self._has_half_ended and wire.write_eof():
-            self._has_half_ended = True
+        both = self._client_has_ended and self._endpoint_has_ended
+        if not both and wire.write_eof():
             return True
         self._end(None)
         return False
@@ -92,7 +99,7 @@ class Tunnel:
         self._end(None)
 
     def on_upstream_lost(self, error: Exception | None) -> None:
-        self._end(None if error is None else Reason.UPSTREAM_RESET)
+        self._end(None if error is None or self._endpoint_has_ended else Reason.UPSTREAM_RESET)
 
     def on_downstream_blocked(self) -> None:
         self._upstream.wire.pause()

@@ -4,9 +4,11 @@ import ipaddress
 import struct
 
 import pytest
+from support import settings
 from support.client import Client, OpenClient, request
-from support.daemon import Daemon
+from support.daemon import Daemon, StartDaemon
 from support.origin import Origin
+from support.wait import wait_for
 from support.wire import Fields
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -151,3 +153,29 @@ def test_second_proxy_protocol_header(daemon: Daemon, connect: OpenClient, origi
     assert client.reply().status in (400, 501)
     client.assert_closed()
     assert len(origin.seen(path)) == 1
+
+
+def test_proxy_protocol_and_connections_per_client(
+    start_daemon: StartDaemon, connect: OpenClient, origin: Origin
+) -> None:
+    """`connections_per_client` counts whom the header names, not the load balancer, which is one for all."""
+    config = settings.simple(origin.address, limits={"connections_per_client": 2})
+    config["listeners"] = [settings.listener(proxy_protocol=True)]
+    daemon = start_daemon(config)
+
+    def opened(source: str) -> Client | None:
+        client = connect(daemon)
+        client.send(b"PROXY TCP4 %b 192.0.2.1 5555 443\r\n" % source.encode() + request("GET", "/"))
+        reply = client.reply_or_cut()
+        return client if reply is not None and reply.status == 200 else None
+
+    first = opened("198.51.100.7")
+    assert first is not None
+    assert opened("198.51.100.7") is not None
+    assert opened("198.51.100.7") is None
+    assert opened("198.51.100.8") is not None
+    assert opened("198.51.100.8") is not None
+    first.close()
+    wait_for(lambda: opened("198.51.100.7"), "the place of the connection that ended")
+    assert opened("198.51.100.7") is None
+    daemon.stop()
