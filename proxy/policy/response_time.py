@@ -1,0 +1,50 @@
+"""How long an endpoint is expected to take until it answers, in seconds: what `least_response_time` compares.
+
+The time is that to the first byte of the answer, from the last byte of the request. Not to the last byte: that is as
+long as the client is slow to read, which says nothing about the endpoint. Nor from the first byte of the request, for
+the same reason.
+
+Rules:
+- An endpoint without a sample is given the median of the others. Never 0, which would send everything to an endpoint
+  that just started until it answers; and not the mean, which one hanging endpoint could make so large that a new one
+  gets nothing.
+- A failure counts as a slow answer, or an endpoint that fails fast would attract all traffic (a "black hole"). Source:
+  Linkerd's PenaltyPeakEwma.
+- No estimate is below half the median. Estimates decay (`ewma`), and one that came near 0 would draw any number of
+  requests at once to an endpoint that was slow when last seen; so it is tried again by one or two.
+"""
+
+from collections.abc import Sequence
+
+from proxy.policy.ewma import PeakEwma
+
+# Seconds expected while nobody has answered yet. Linkerd's default; all are equal then, so any value would do that is
+# not 0, with which the number of requests in flight would not count.
+UNKNOWN_S = 0.030
+# The least estimate, as a part of the median.
+FLOOR_RATIO = 0.5
+# A failure counts as at least this many seconds (Linkerd's base penalty), or this many times the median where answers
+# take long: 10 times is tried again after 10 s · ln(20) = 30 s at the latest.
+FAILURE_S = 5.0
+FAILURE_RATIO = 10.0
+
+
+def typical(averages: Sequence[PeakEwma], *, now: float) -> float:
+    """The median of the known averages, the lower one of two: 0.1, 0.2, 9 give 0.2. `UNKNOWN_S` when none is known.
+
+    It is never 0: after a long silence it goes no lower than a microsecond.
+    """
+    values = sorted([average.value_at(now) for average in averages if average.is_known])
+    return max(values[(len(values) - 1) // 2], 1e-6) if values else UNKNOWN_S
+
+
+def estimate(average: PeakEwma, typical_s: float, *, now: float) -> float:
+    """Expected seconds to the first byte of an answer, > 0."""
+    if not average.is_known:
+        return typical_s
+    return max(average.value_at(now), typical_s * FLOOR_RATIO)
+
+
+def failure_time(waited_s: float, typical_s: float) -> float:
+    """What a failure after `waited_s` counts as: 0.01 s where 0.2 s are typical as 5 s, where 60 s are as 600 s."""
+    return max(waited_s, FAILURE_S, FAILURE_RATIO * typical_s)
