@@ -59,12 +59,52 @@ class PoolParams:
 
 
 @dataclass(frozen=True, slots=True)
+class HashSpec:
+    """What of a request `consistent_hashing` hashes: the first of these that is given and that the request has."""
+
+    header: str = ""
+    """Lower-case name of a field."""
+    query: str = ""
+    """Name of a query parameter."""
+    cookie: str = ""
+    path: bool = False
+    """The path, decoded once, without the query."""
+    client_address: bool = False
+    """The address of the client's connection."""
+    max_load_percent: int = 125
+    """Requests in flight of one endpoint as a percentage of its fair share; beyond it the next on the ring gets more.
+    Above 100; 0 = no bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class StickySpec:
+    """The cookie that keeps a client with its endpoint."""
+
+    cookie: str
+    secret: str = field(default="", repr=False)
+    """Key of the cookie's value; empty = made from the cluster's name."""
+    path: str = "/"
+    max_age_s: int = 0
+    """0 = until the browser is closed."""
+    secure: str = "auto"
+    """`auto` (when the client came by https), `always` or `never`."""
+    http_only: bool = True
+    same_site: str = "lax"
+    """`lax`, `strict`, `none` or `unset`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterSpec:
     """A group of interchangeable endpoints."""
 
     name: str
     balancer: str = "round_robin"
     endpoints: tuple[EndpointSpec, ...] = ()
+    hash: HashSpec | None = None
+    """With `consistent_hashing` alone."""
+    ring: bytes = field(default=b"", repr=False)
+    """`hashring.ring_points` of the endpoints in their order; empty for balancers that do not hash."""
+    sticky: StickySpec | None = None
     timeouts: UpstreamTimeouts = UpstreamTimeouts()
     pool: PoolParams = PoolParams()
 
