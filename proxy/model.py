@@ -38,6 +38,10 @@ class RequestFacts:
     """Name of the data the request is about; `None` when unknown."""
     size_bytes: int | None = None
     """Size of that data; `None` when unknown."""
+    hash_key: bytes | None = None
+    """What consistent hashing goes by; `None` when the request has none."""
+    affinity: bytes | None = None
+    """Value of the cookie that names the endpoint of earlier requests; not yet validated."""
 
 
 NO_FACTS = RequestFacts()

@@ -9,6 +9,7 @@ Layout, in words, of one worker's part: `WORKER_WORDS` for the worker, then `END
 
 import mmap
 from bisect import bisect_left
+from collections.abc import Sequence
 
 from proxy.errors import Reason
 
@@ -111,6 +112,21 @@ class Scoreboard:
         """The words of the endpoint in `slot` (from 0) as seen by `worker`."""
         start = worker * self._words_per_worker + WORKER_WORDS + slot * ENDPOINT_WORDS
         return self._words[start : start + ENDPOINT_WORDS]
+
+    def live_workers(self) -> list[int]:
+        """Numbers of the workers that run: a heartbeat is a gauge, which is cleared when its worker ends."""
+        step = self._words_per_worker
+        return [worker for worker in range(self.workers) if self._words[worker * step + W_HEARTBEAT_MS]]
+
+    def endpoint_words(self, word: int, workers: Sequence[int], slots: Sequence[int]) -> list[int]:
+        """`word` of each of the endpoints in `slots`, summed over `workers`."""
+        words = self._words
+        sums = [0] * len(slots)
+        for worker in workers:
+            start = worker * self._words_per_worker + WORKER_WORDS + word
+            found = [words[start + slot * ENDPOINT_WORDS] for slot in slots]
+            sums = found if len(workers) == 1 else [a + b for a, b in zip(sums, found, strict=True)]
+        return sums
 
     def worker_sum(self, word: int) -> int:
         """Sum of `word` over all workers."""

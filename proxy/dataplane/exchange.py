@@ -178,7 +178,7 @@ class Exchange:
         assert cluster is not None and route is not None
         head, downstream = self.head, self._downstream
         self.state = _DISPATCHED
-        lease = cluster.acquire(NO_FACTS)
+        lease = cluster.acquire(NO_FACTS, now=self.started)
         sent = compose_request(
             head,
             route,

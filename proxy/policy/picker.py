@@ -2,7 +2,7 @@
 
 Three parts compose. Membership is the caller's: it passes the candidates that are usable and below their
 limits, as one list per pick. A *load measure* says how loaded a candidate is. A *picker* says how to choose.
-A new measure does not touch a picker, and a new picker is one more class and one more line in `_MAKERS`.
+A new measure does not touch a picker, and a new picker is one more class; `balancer` puts them together.
 
 Pickers are generic over the candidate, so a caller gets its own type back, and assume nothing of the list: it
 may change from pick to pick.
@@ -11,10 +11,12 @@ may change from pick to pick.
 from bisect import bisect
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from math import inf
 from random import Random
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from proxy.model import RequestFacts
+from proxy.policy.hashring import HashRing, key_point
 
 
 class Candidate(Protocol):
@@ -36,6 +38,15 @@ class Candidate(Protocol):
         ...
 
 
+class TimedCandidate(Candidate, Protocol):
+    """What `response_time_per_weight` looks at besides."""
+
+    @property
+    def response_s(self) -> float:
+        """Expected seconds until it answers a request, > 0."""
+        ...
+
+
 C = TypeVar("C", bound=Candidate)
 
 Load = Callable[[C, RequestFacts], float]
@@ -54,6 +65,12 @@ class Picker(Protocol[C]):
 def connections_per_weight(candidate: Candidate, facts: RequestFacts) -> float:
     """Load as requests in flight per unit of weight."""
     return candidate.in_flight / candidate.weight
+
+
+def response_time_per_weight(candidate: TimedCandidate, facts: RequestFacts) -> float:
+    """Load as the time until a further request is answered, per unit of weight: 0.2 s each with 3 in flight and
+    weight 2 is 0.2 · (3 + 1) / 2 = 0.4 s. Source: Finagle's `PeakEwma.scala`, "cost"."""
+    return candidate.response_s * (candidate.in_flight + 1) / candidate.weight
 
 
 class RoundRobin(Generic[C]):
@@ -154,26 +171,97 @@ class RandomPick(Generic[C]):
         return candidates[bisect(bounds, self._rng.random() * bounds[-1], 0, len(bounds) - 1)]
 
 
-def _least_connections(rng: Random) -> Picker[Any]:
-    # As nginx's least_conn: equals take turns by weight, so weights hold at low load too.
-    return LeastLoaded(connections_per_weight, ties=SmoothWeightedRoundRobin())
+class PowerOfTwo(Generic[C]):
+    """The less loaded of two that are drawn at random; of equals either, with odds by weight.
+
+    Source: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (2001). Nearly as even as the least
+    loaded of all, at the same cost for any number of candidates; and several processes that look at the same picture,
+    a few milliseconds old, do not all take the same candidate.
+    """
+
+    __slots__ = ("_load", "_rng")
+
+    def __init__(self, load: Load[C], rng: Random) -> None:
+        self._load = load
+        self._rng = rng
+
+    def pick(self, candidates: Sequence[C], facts: RequestFacts) -> C | None:
+        count = len(candidates)
+        if count < 2:
+            return candidates[0] if count else None
+        draw = self._rng.random
+        # Without a loop that draws until the two differ (Finagle's `P2CPick.scala`): the second is drawn from the
+        # others, who close up where the first was taken out.
+        first = int(draw() * count)
+        second = int(draw() * (count - 1))
+        if second >= first:
+            second += 1
+        one, other = candidates[first], candidates[second]
+        load, other_load = self._load(one, facts), self._load(other, facts)
+        if load == other_load:
+            total = one.weight + other.weight
+            return one if draw() * total < one.weight else other
+        return one if load < other_load else other
 
 
-_MAKERS: dict[str, Callable[[Random], Picker[Any]]] = {
-    "round_robin": lambda rng: RoundRobin(),
-    "weighted_round_robin": lambda rng: SmoothWeightedRoundRobin(),
-    "least_connections": _least_connections,
-    "random": RandomPick,
-}
-
-BALANCERS: tuple[str, ...] = tuple(_MAKERS)
-"""The names that `make_picker` knows, as the configuration has them."""
+# Members up to which every pick of `ConsistentHash` adds up all loads, 1 to 2 µs.
+EXACT_MEMBERS = 64
 
 
-def make_picker(name: str, rng: Random) -> Picker[C]:
-    """A new picker of the kind `name`. Raises `ValueError` for a name that is not in `BALANCERS`."""
-    try:
-        maker = _MAKERS[name]
-    except KeyError:
-        raise ValueError(f"balancer {name!r} is unknown, expected one of {', '.join(BALANCERS)}") from None
-    return maker(rng)
+class ConsistentHash(Generic[C]):
+    """The owner of the request's key; when it has more than its share to do, the next on the ring that has not.
+
+    Source: Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads" (arXiv 1608.01350): with m
+    requests in flight, this one counted, and a bound of (1 + ε), a member of weight w of a total W takes it while it
+    has less than (1 + ε)·m·w/W. Somebody always has. With ε = 0.25, three members of equal weight and 5, 2 and 1 in
+    flight, m = 9 and the bound is 3.75: the first takes no more, the second takes two.
+
+    The ring is that of the full membership, so that a member's absence moves its own keys alone; those who are not
+    among the candidates are passed over, and the bound is that of the candidates. A request without a key goes where
+    `fallback` says, and so does one whose first `hashring.MAX_STEPS` owners cannot take it.
+    """
+
+    __slots__ = ("_bound", "_fallback", "_members", "_recount_in", "_ring", "_total", "_weight")
+
+    def __init__(
+        self, members: Sequence[C], ring: HashRing, *, bound: float | None, fallback: Picker[C]
+    ) -> None:
+        """`members` are those that `ring` was made from, in that order; `bound` is 1 + ε, `None` = none."""
+        self._members = members
+        self._ring = ring
+        self._bound = bound
+        self._fallback = fallback
+        self._weight = sum(member.weight for member in members)
+        self._total = 0
+        self._recount_in = 0
+
+    def pick(self, candidates: Sequence[C], facts: RequestFacts) -> C | None:
+        key = facts.hash_key
+        if key is None or not candidates:
+            return self._fallback.pick(candidates, facts)
+        members = self._members
+        # Candidates are members, so as many are all of them.
+        is_all = len(candidates) == len(members)
+        share = self._share(candidates, is_all)
+        for position in self._ring.owners(key_point(key)):
+            member = members[position]
+            if (is_all or member in candidates) and member.in_flight < share * member.weight:
+                return member
+        return self._fallback.pick(candidates, facts)
+
+    def _share(self, candidates: Sequence[C], is_all: bool) -> float:
+        """Requests in flight per unit of weight, at which a member takes no more."""
+        if self._bound is None:
+            return inf
+        if not is_all:
+            total = sum([candidate.in_flight for candidate in candidates])
+            return self._bound * (total + 1) / sum([candidate.weight for candidate in candidates])
+        if self._recount_in > 0:
+            # Of many members the sum is too dear for every pick. Between two recounts it only grows, by what is
+            # picked: by a 64th of the number of members at most, whom that makes a little too welcome.
+            self._recount_in -= 1
+            self._total += 1
+        else:
+            self._recount_in = len(candidates) // EXACT_MEMBERS
+            self._total = sum([candidate.in_flight for candidate in candidates])
+        return self._bound * (self._total + 1) / self._weight
