@@ -65,8 +65,16 @@ class ReplyHead:
         """Slices of the head that pass on unchanged, each beginning with CRLF or empty."""
 
 
+def _as_known_version(data: bytes) -> bytes:
+    """A later minor version of HTTP/1 is taken as 1.1, the latest that is spoken here (RFC 9110 2.5)."""
+    if data.startswith(b"HTTP/1.") and b"2" <= data[7:8] <= b"9":
+        return b"HTTP/1.1" + data[8:]
+    return data
+
+
 def check_partial_reply(data: bytes) -> None:
     """Raise `UpstreamError` when `data`, the beginning of a head, can no longer become a valid one."""
+    data = _as_known_version(data)
     sink = HeadSink()
     try:
         HttpResponseParser(sink).feed_data(data)
@@ -82,6 +90,8 @@ def parse_reply(raw: bytes, max_fields: int) -> ReplyHead:
     # A field takes at least four bytes (`a:` and CRLF), so most heads need not be counted.
     if len(raw) > 4 * max_fields and raw.count(b"\n") - 2 > max_fields:
         raise UpstreamError(Reason.REPLY_HEADER_TOO_LARGE)
+    if raw[7:8] != b"1":
+        raw = _as_known_version(raw)
     sink = _SINK
     sink.complete = False
     try:

@@ -4,6 +4,7 @@ Rules kept here, with their sources: RFC 9112 (3 request line, 3.2 target and Ho
 Connection, 10.1.1 Expect), and the smuggling cases that llhttp leaves to its user.
 """
 
+import ipaddress
 import re
 
 from httptools import HttpParserUpgrade, HttpRequestParser
@@ -28,10 +29,11 @@ _GRPC = re.compile(rb"\ncontent-type:[ \t]*application/grpc(?!-web)")
 _ORIGIN_LINE = re.compile(
     rb"([!#-'*+.^_`|~0-9A-Za-z-]+) ((/[!\"$->@-~]*+)(\?[!\"$-~]*+)?) HTTP/1\.([01])\r\n"
 )
-# RFC 3986 3.2.2 without user information; a port is at most 65535.
+_LATER_MINOR = re.compile(rb"[^ \r\n]+ [^ \r\n]+ HTTP/1\.[2-9](?=\r|\Z)")
+# RFC 3986 3.2 without user information; a port is at most 65535, and may begin with zeros.
 _AUTHORITY = re.compile(
-    rb"(?:(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])"
-    rb"(?::(?:[0-9]{0,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])?)?"
+    rb"(?:(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+|\[([0-9A-Fa-f:.]+)\])"
+    rb"(?::0*+(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])?)?"
 )
 # A tunnel to anywhere is not offered; a trace would reflect credentials (RFC 9110 9.3.8).
 _REFUSED_METHODS = (b"CONNECT", b"TRACE")
@@ -92,10 +94,29 @@ class RequestHead:
 
 def check_partial_request(data: bytes) -> None:
     """Raise `DownstreamError` when `data`, the beginning of a head, can no longer become a valid one."""
+    data = _as_known_version(data)
     _validate(data, partial=True)
     line_end = data.find(b"\n")
     if line_end >= 0 and not REQUEST_LINE.match(data):
         raise DownstreamError(request_line_fault(data[:line_end].rstrip(b"\r")))
+
+
+def _as_known_version(data: bytes) -> bytes:
+    """A later minor version of HTTP/1 is taken as 1.1, the latest that is spoken here (RFC 9110 2.5)."""
+    match = _LATER_MINOR.match(data)
+    return data[: match.end() - 1] + b"1" + data[match.end() :] if match is not None else data
+
+
+def _is_authority(value: bytes) -> bool:
+    match = _AUTHORITY.fullmatch(value)
+    if match is None:
+        return False
+    if match[1] is not None:
+        try:
+            ipaddress.IPv6Address(match[1].decode())
+        except ValueError:
+            return False
+    return True
 
 
 def _validate(data: bytes, *, partial: bool = False) -> None:
@@ -123,8 +144,11 @@ def parse_request(raw: bytes, max_fields: int, upgrades: frozenset[str]) -> Requ
     """
     if len(raw) > 4 * max_fields and raw.count(b"\n") - 2 > max_fields:
         raise DownstreamError(Reason.HEADER_TOO_LARGE)
-    _validate(raw)
     line = _ORIGIN_LINE.match(raw)
+    if line is None:
+        raw = _as_known_version(raw)
+        line = _ORIGIN_LINE.match(raw)
+    _validate(raw)
     if line is not None:
         method, target, path, query, minor = line.groups()
         head = RequestHead(raw, raw.lower(), method, target, int(minor))
@@ -162,7 +186,7 @@ def _origin_form(head: RequestHead, target: bytes) -> bytes:
         raise DownstreamError(Reason.BAD_TARGET)
     end = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
     head.authority = rest[:end]
-    if not _AUTHORITY.fullmatch(head.authority):
+    if not _is_authority(head.authority):
         raise DownstreamError(Reason.BAD_TARGET)
     path = rest[end:]
     if head.method == b"OPTIONS" and not path:
@@ -231,7 +255,7 @@ def _check_host(head: RequestHead, hosts: int) -> None:
     """Exactly one valid Host (RFC 9112 3.2); HTTP/1.0 may leave it out."""
     if hosts > 1 or (hosts == 0 and head.minor == 1):
         raise DownstreamError(Reason.BAD_HOST)
-    if hosts and not _AUTHORITY.fullmatch(head.host):
+    if hosts and not _is_authority(head.host):
         raise DownstreamError(Reason.BAD_HOST)
     if head.authority:
         head.host = head.authority

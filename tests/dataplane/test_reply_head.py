@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.dataplane import reply_head
-from proxy.dataplane.reply_head import MAX_STATUS_LINES, parse_reply
+from proxy.dataplane.reply_head import MAX_STATUS_LINES, check_partial_reply, parse_reply
 from proxy.errors import Reason, UpstreamError
 
 
@@ -52,11 +52,22 @@ STATUS_LINES = [
     b"", b"HTTP/1.1", b"HTTP/1.1 ", b"HTTP/1.1 abc Nope", b"HTTP/1.1 20 OK", b"HTTP/1.1 2000 OK",
     b"HTTP/1.1 099 OK", b"HTTP/1.1 000 OK", b"HTTP/1.1 -20 OK", b"HTTP/1.1 +20 OK", b"HTTP/1.1  200 OK",
     b"HTTP/1.1\t200 OK", b"HTTP/1.1 200\tOK", b"HTTP/1.1 200OK", b" HTTP/1.1 200 OK", b"\r\nHTTP/1.1 200 OK",
-    b"\nHTTP/1.1 200 OK", b"\rHTTP/1.1 200 OK", b"http/1.1 200 OK", b"HTTP/1.2 200 OK", b"HTTP/2.0 200 OK",
+    b"\nHTTP/1.1 200 OK", b"\rHTTP/1.1 200 OK", b"http/1.1 200 OK", b"HTTP/1.10 200 OK", b"HTTP/2.0 200 OK",
     b"HTTP/0.9 200 OK", b"HTTP/11 200 OK", b"HTTP/1.1x 200 OK", b"HTTP/1.1 200 O\x00K",
     b"HTTP/1.1 200 O\x7fK", b"HTTP/1.1 200 O\rK", b"HTTP/1.1 200 O\nK", b"RTSP/1.0 200 OK", b"ICY 200 OK",
     b"SSH-2.0-OpenSSH_9.6", b"GET / HTTP/1.1", b"hello",
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("minor", [b"2", b"9"])
+def test_later_minor_version(minor):
+    """RFC 9110 2.5: a minor version that is not known yet is taken as the latest that is, wherever the head is cut."""
+    raw = b"HTTP/1.%b 200 OK\r\nContent-Length: 2\r\n\r\n" % minor
+    head = parse_reply(raw, 100)
+    assert (head.is_http11, head.keep_alive, head.length) == (True, True, 2)
+    assert head.line == b"HTTP/1.1 200 OK"
+    for end in range(1, len(raw)):
+        check_partial_reply(raw[:end])
 
 
 @pytest.mark.parametrize("line", STATUS_LINES)

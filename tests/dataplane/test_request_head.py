@@ -66,7 +66,9 @@ REQUEST_LINES = [
     (b"TRACE / HTTP/1.1", Reason.METHOD_UNKNOWN),
     (b"TRACE * HTTP/1.1", Reason.METHOD_UNKNOWN),
     (b"GET / HTTP/0.9", Reason.VERSION_UNSUPPORTED),
-    (b"GET / HTTP/1.2", Reason.VERSION_UNSUPPORTED),
+    (b"GET / HTTP/1.10", Reason.BAD_REQUEST_LINE),
+    (b"GET / HTTP/1.1.2", Reason.BAD_REQUEST_LINE),
+    (b"GET / HTTP/3.0", Reason.VERSION_UNSUPPORTED),
     (b"GET / HTTP/2.0", Reason.VERSION_UNSUPPORTED),
     (b"GET / HTTP/9.9", Reason.VERSION_UNSUPPORTED),
 ]
@@ -124,12 +126,24 @@ def test_field_refused_in_upgrade(field):
     assert reason_for(get(field + upgrade)) is Reason.BAD_HEADER
 
 
+@pytest.mark.parametrize("minor", [b"2", b"9"])
+@pytest.mark.parametrize("target", [b"/x?y", b"http://t.test/x?y"])
+def test_later_minor_version(minor, target):
+    """RFC 9110 2.5: a minor version that is not known yet is taken as the latest that is, wherever the head is cut."""
+    raw = get(line=b"GET %b HTTP/1.%b" % (target, minor))
+    head = parse(raw)
+    assert (head.minor, head.keep_alive, head.target) == (1, True, b"/x?y")
+    for end in range(1, len(raw)):
+        check_partial_request(raw[:end])
+
+
 HOSTS = [
     b"", b"Host: \r\n", b"Host:\t \r\n", HOST * 2, b"Host: a\r\nhOST: b\r\n", b"Host: a b\r\n", b"Host: u@a\r\n",
     b"Host: a/b\r\n", b"Host: a,b\r\n", b"Host: a?b\r\n", b"Host: a#b\r\n", b"Host: a:1:2\r\n", b"Host: a:b\r\n",
     b"Host: a:123456\r\n", b"Host: [::1\r\n", b"Host: ::1\r\n", b"Host: :80\r\n", b"Host: a\xe9\r\n",
     b"Host: [::1]x\r\n", b'Host: a"b\r\n', b"Host: a\\b\r\n", b"Host: http://a\r\n", b"Host: a:+1\r\n",
     b"Host: a%2\r\n", b"Host: a%zz\r\n", b"Host: %\r\n", b"Host: a%%20\r\n", b"Host: a:65536\r\n",
+    b"Host: [1::2::3]\r\n", b"Host: [1.2.3.4]\r\n", b"Host: [12345::]\r\n", b"Host: a:0065536\r\n",
     b"Host: a:99999\r\n", b"Host: a:080808\r\n", b"Host: [::1]:70000\r\n", b"Host: :\r\n",
 ]  # fmt: skip
 
@@ -165,6 +179,9 @@ def test_host_refused(host, target):
         b"a:65529",
         b"a:65535",
         b"a:0080",
+        b"a:00080",
+        b"a:0000000000065535",
+        b"[::ffff:1.2.3.4]:00",
         b"a!$&'()*+;=~-",
     ],  # fmt: skip
 )
