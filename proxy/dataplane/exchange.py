@@ -109,6 +109,11 @@ class Exchange:
         """Whether the client's next bytes belong to this request; otherwise they are the next one."""
         return self._upload is not None
 
+    @property
+    def _can_repeat(self) -> bool:
+        """Whether the request may be sent twice, and is still here to be."""
+        return self._upload is None and self.head.method in IDEMPOTENT
+
     # ------------------------------------------------------------------ the request
 
     def begin(self, rest: bytes) -> None:
@@ -191,7 +196,7 @@ class Exchange:
         timeouts = cluster.spec.timeouts
         if timeouts.total_s:
             downstream.total_deadline = self.started + timeouts.total_s
-        if attempt.begin(self):
+        if attempt.begin(self, can_repeat=self._can_repeat):
             self._after_sent(self.started)
         else:
             self._set_deadline(self._plane.monotonic())
@@ -344,8 +349,7 @@ class Exchange:
     def _on_unanswered(self, error: UpstreamError) -> None:
         """The connection ended before a reply: send the request once more if that is safe (RFC 9110 9.2.2)."""
         assert self.attempt is not None
-        is_safe = self._upload is None and not self.reply.first_byte_at and self.head.method in IDEMPOTENT
-        if is_safe and self.attempt.repeat(self):
+        if self._can_repeat and not self.reply.first_byte_at and self.attempt.repeat(self):
             self._set_deadline(self._plane.monotonic())
         else:
             self.fail(error)

@@ -59,13 +59,18 @@ class Pool:
         """Whether so many clients do not take their answers that new connections must cost less memory."""
         return len(self._blocked) > MANY_BLOCKED
 
-    def take(self) -> Upstream | None:
-        """An idle connection, or `None`."""
+    def take(self, *, carefully: bool) -> Upstream | None:
+        """An idle connection, or `None`. `carefully` = not one whose end has come and was only not noticed yet: what
+        is sent on that is lost. The look costs a microsecond, so it is for requests that cannot be sent again."""
         idle = self._idle
-        if not idle:
-            return None
-        upstream = idle.pop()
+        upstream = idle.pop() if idle else None
+        while carefully and upstream is not None and upstream.has_word():
+            upstream.close()
+            upstream = idle.pop() if idle else None
         row = self.endpoint.row
+        if upstream is None:
+            row[E_IDLE] = 0
+            return None
         row[E_IDLE] = len(idle)
         row[E_REUSED] += 1
         return upstream

@@ -130,8 +130,9 @@ class Reply:
             self._feed(body, self.rest, parts)
             return
         self.is_complete = True
-        if head.chunked or (head.status == 204 and head.length > 0):
-            # A body where there can be none may still come, and would be taken for the next exchange's.
+        if head.chunked or (head.length > 0 and request.method != b"HEAD"):
+            # A body where there can be none may still come, and would be taken for the next exchange's. To HEAD the
+            # length belongs, and every server sends it.
             self.upstream_keep_alive = False
         self.write(b"".join(parts))
 

@@ -7,6 +7,7 @@ exchange) is closed and never used again: its next bytes could be taken for anot
 
 import asyncio
 import os
+import select
 import socket
 from typing import TYPE_CHECKING
 
@@ -94,6 +95,12 @@ class Upstream(asyncio.Protocol):
                 self.relay.on_reply_data(data)
         except OSError:
             pass  # there is no more
+
+    def has_word(self) -> bool:
+        """Whether bytes or the end have come that were not read yet: then it cannot be used again."""
+        poll = select.poll()
+        poll.register(self.wire.socket.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def close_when_sent(self) -> None:
         """Close once the endpoint has taken what was written; the kernel gives up on one that does not."""

@@ -2,11 +2,14 @@
 it."""
 
 import json
+import signal
 import socket
+from pathlib import Path
 
 import pytest
+from support import settings
 from support.client import Client, OpenClient, request
-from support.daemon import Daemon
+from support.daemon import Daemon, StartDaemon
 from support.origin import OK, Exchange, Handler, Origin
 from support.wait import wait_for
 
@@ -152,7 +155,7 @@ NO_BODY = {
     "204-length-0": ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", True),
     "204-length-5": ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", False),
     "204-chunked": ("GET", b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", False),
-    "304-length-5": ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", True),
+    "304-length-5": ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", False),
     "304-chunked": ("GET", b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", False),
     "head-length-5": ("HEAD", HEAD + b"Content-Length: 5\r\n\r\n", True),
     "head-chunked": ("HEAD", HEAD + b"Transfer-Encoding: chunked\r\n\r\n", False),
@@ -379,6 +382,29 @@ def test_retry_after_a_byte_is_none(client: Client, origin: Origin, path: str) -
     assert client.get(target).status == 200
     assert client.get(target).status == 502
     assert len(origin.seen(target)) == 2
+
+
+@pytest.mark.parametrize("size", [3, 100_000])
+def test_closed_while_nobody_looked(
+    start_daemon: StartDaemon, connect: OpenClient, origin: Origin, path: str, size: int
+) -> None:
+    """RFC 9112 9.3.1: the end of an idle connection that came before a POST was sent, but is noticed after, costs
+    nothing: the POST goes on another."""
+    daemon = start_daemon(settings.simple(origin.address))
+    origin.on(path, OK)
+    client = connect(daemon)
+    assert client.get(path).status == 200
+    daemon.signal(signal.SIGSTOP)
+    wait_for(lambda: ") T " in Path(f"/proc/{daemon.pid}/stat").read_text(), "the daemon to stand still")
+    # The client's words come first, so that the daemon turns to them first.
+    client.send(request("POST", path, body=b"x" * size))
+    origin.seen(path)[0].sock.shutdown(socket.SHUT_RDWR)
+    daemon.signal(signal.SIGCONT)
+    assert client.reply().status == 200
+    first, second = origin.seen(path)
+    assert second.connection != first.connection
+    assert second.body == b"x" * size
+    daemon.stop()
 
 
 def test_closed_while_idle(client: Client, origin: Origin, path: str) -> None:
