@@ -1,6 +1,5 @@
 """The only place that reads the time; everything else takes a `Clock`."""
 
-import asyncio
 import time
 from typing import Protocol
 
@@ -29,4 +28,7 @@ class SystemClock:
     wall = staticmethod(time.time)
 
     async def sleep(self, seconds: float) -> None:
+        # Whoever sleeps has it loaded; whoever only reads the clock need not.
+        import asyncio
+
         await asyncio.sleep(seconds)

@@ -11,6 +11,54 @@ from proxy.model import Address
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateSpec:
+    """A certificate with its chain and its key, as PEM text, found to belong together."""
+
+    chain: bytes = field(repr=False)
+    """The certificate itself first."""
+    key: bytes = field(repr=False)
+    """Without a password."""
+    names: tuple[str, ...] = ()
+    """What it is valid for, lower case: `example.com`, `*.example.com`, `10.0.0.1`."""
+    expires_at: float = 0.0
+    """When the first of the chain ends, in seconds since the Unix epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerTlsSpec:
+    """TLS on a listener."""
+
+    certificates: tuple[CertificateSpec, ...]
+    """The client's server name chooses among them; the first is for clients that send none, or an unknown one."""
+    client_auth: str = "none"
+    """Whether clients show a certificate: `none`, `optional` or `required`."""
+    client_ca: bytes = field(default=b"", repr=False)
+    """Certificates, as PEM text, that sign the clients'."""
+    forward_client_cert: bool = False
+    """Endpoints are sent the client's certificate in Client-Cert (RFC 9440)."""
+    min_version: str = "1.2"
+    """`1.2` or `1.3`."""
+    ciphers: str = ""
+    """Suites of TLS 1.2 in OpenSSL's notation; empty = our own choice."""
+    session_tickets: bool = True
+    """Clients may resume a session with the worker that they had it with."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterTlsSpec:
+    """TLS to the endpoints of a cluster."""
+
+    ca: bytes = field(default=b"", repr=False)
+    """Certificates, as PEM text, that sign the endpoints'."""
+    verify: bool = True
+    """Whether the endpoint's certificate must be valid and name it."""
+    certificate: CertificateSpec | None = None
+    """What is shown to endpoints that ask for a certificate."""
+    min_version: str = "1.2"
+    """`1.2` or `1.3`."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointSpec:
     """One address of a cluster."""
 
@@ -27,6 +75,8 @@ class EndpointSpec:
     """Requests in flight at once; 0 = no limit."""
     zone: str = ""
     tags: frozenset[str] = frozenset()
+    server_name: str = ""
+    """What its certificate must name, and the name that is asked for: a host name or an IP address. Only with TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +157,8 @@ class ClusterSpec:
     sticky: StickySpec | None = None
     timeouts: UpstreamTimeouts = UpstreamTimeouts()
     pool: PoolParams = PoolParams()
+    tls: ClusterTlsSpec | None = None
+    """`None` = plain text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +252,8 @@ class ListenerSpec:
     """Networks (CIDR) whose X-Forwarded-*, Forwarded and X-Real-IP are believed; `unix` trusts Unix socket peers."""
     proxy_protocol: bool = False
     """Each connection must begin with a PROXY protocol header, v1 or v2."""
+    tls: ListenerTlsSpec | None = None
+    """`None` = plain text. With the PROXY protocol TLS begins after its header."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,17 @@ def parse_authority(value: object) -> str:
     return f"{host}:{port}" if with_port else host
 
 
+def parse_server_name(value: object) -> str:
+    """What a certificate is to name: a host name in lower case, or an IP address without brackets."""
+    expected = "a host name or an IP address"
+    text = scalar_text(value, expected)
+    try:
+        numeric = _parse_numeric(f"[{text}]" if ":" in text else text, expected)
+        return parse_host_name(text) if numeric is None else numeric
+    except BadValue as error:
+        raise BadValue("is not a valid name", expected) from error
+
+
 def parse_network(value: object) -> str:
     """A network in CIDR form, a single address, or `unix`."""
     expected = "a network such as 10.0.0.0/8 or fd00::/8, an address, or unix"

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush
 
 from proxy.config.addresses import NamedAddress
+from proxy.config.material import NO_MATERIAL, TlsMaterial, listener_name
 from proxy.config.route_schema import HeaderEdits as HeaderEditsConfig
 from proxy.config.route_schema import Match, Rewrite, Route
 from proxy.config.schema import Cluster, Config, Endpoint, Listener
 from proxy.errors import ConfigError
-from proxy.model import Address
+from proxy.model import Address, UnixAddress
 from proxy.scoreboard import MAX_ENDPOINTS
 from proxy.snapshot import (
     AccessLogSpec,
@@ -90,22 +91,26 @@ def build_snapshot(
     generation: int,
     resolved: Resolved,
     slots: SlotAllocator,
+    material: TlsMaterial = NO_MATERIAL,
 ) -> Snapshot:
-    """The snapshot of `config`, with the addresses of each `host:port` from `resolved`.
+    """The snapshot of `config`, with the addresses of each `host:port` from `resolved`, and the certificates and keys
+    of every listener and cluster with TLS from `material`.
 
     New endpoints get slots; those that vanished keep theirs until they are released. Raises `ConfigError`
     when there are no slots left, and then none has been taken.
     """
     held = slots.ids
     try:
-        clusters = tuple(_cluster(cluster, resolved, slots) for cluster in config.clusters)
+        clusters = tuple(_cluster(cluster, resolved, slots, material) for cluster in config.clusters)
     except ConfigError:
         for endpoint_id in slots.ids - held:
             slots.release(endpoint_id)
         raise
     return Snapshot(
         generation=generation,
-        listeners=tuple(_listener(listener, index) for index, listener in enumerate(config.listeners)),
+        listeners=tuple(
+            _listener(listener, index, material) for index, listener in enumerate(config.listeners)
+        ),
         clusters=clusters,
         routes=tuple(_route(route, index) for index, route in enumerate(config.routes)),
         timeouts=DownstreamTimeouts(
@@ -121,24 +126,29 @@ def build_snapshot(
     )
 
 
-def _listener(listener: Listener, index: int) -> ListenerSpec:
-    name = listener.name or f"listener-{index + 1}"
+def _listener(listener: Listener, index: int, material: TlsMaterial) -> ListenerSpec:
+    name = listener_name(listener, index)
     return ListenerSpec(
         name=name,
         bind=listener.bind,
         trusted_proxies=listener.trusted_proxies,
         proxy_protocol=listener.proxy_protocol,
+        tls=material.listeners[name] if listener.tls is not None else None,
     )
 
 
-def _cluster(cluster: Cluster, resolved: Resolved, slots: SlotAllocator) -> ClusterSpec:
+def _cluster(
+    cluster: Cluster, resolved: Resolved, slots: SlotAllocator, material: TlsMaterial
+) -> ClusterSpec:
     endpoints: dict[str, EndpointSpec] = {}
     for endpoint in cluster.endpoints:
         for address in _addresses(endpoint, resolved):
             endpoint_id = f"{cluster.name}/{address}"
             # Two names may lead to one address; it is one endpoint, as the first of them says.
             if endpoint_id not in endpoints:
-                endpoints[endpoint_id] = _endpoint(endpoint, endpoint_id, address, slots.slot(endpoint_id))
+                slot = slots.slot(endpoint_id)
+                name = _server_name(cluster, endpoint)
+                endpoints[endpoint_id] = _endpoint(endpoint, endpoint_id, address, slot, name)
     timeouts, pool = cluster.timeouts, cluster.pool
     return ClusterSpec(
         name=cluster.name,
@@ -156,6 +166,7 @@ def _cluster(cluster: Cluster, resolved: Resolved, slots: SlotAllocator) -> Clus
             idle_timeout_s=pool.idle_timeout,
             max_requests=pool.max_requests,
         ),
+        tls=material.clusters[cluster.name] if cluster.tls is not None else None,
     )
 
 
@@ -164,7 +175,17 @@ def _addresses(endpoint: Endpoint, resolved: Resolved) -> Sequence[Address]:
     return resolved.get(str(address), ()) if isinstance(address, NamedAddress) else (address,)
 
 
-def _endpoint(endpoint: Endpoint, endpoint_id: str, address: Address, slot: int) -> EndpointSpec:
+def _server_name(cluster: Cluster, endpoint: Endpoint) -> str:
+    """What the endpoint's certificate must name; empty without TLS, or when nothing is known of it."""
+    if cluster.tls is None:
+        return ""
+    address = endpoint.address
+    return cluster.tls.server_name or ("" if isinstance(address, UnixAddress) else address.host)
+
+
+def _endpoint(
+    endpoint: Endpoint, endpoint_id: str, address: Address, slot: int, server_name: str
+) -> EndpointSpec:
     return EndpointSpec(
         id=endpoint_id,
         slot=slot,
@@ -174,6 +195,7 @@ def _endpoint(endpoint: Endpoint, endpoint_id: str, address: Address, slot: int)
         max_connections=endpoint.max_connections,
         zone=endpoint.zone,
         tags=frozenset(endpoint.tags),
+        server_name=server_name,
     )
 
 

@@ -40,7 +40,9 @@ def find_conflicts(document: Document) -> Iterator[Conflict]:
     """Every broken rule, in no particular order."""
     if not isinstance(document.data, dict):
         return
-    listeners, clusters, routes = (_items(document, (name,)) for name in ("listeners", "clusters", "routes"))
+    listeners, clusters, routes = (
+        items_at(document, (name,)) for name in ("listeners", "clusters", "routes")
+    )
     if not clusters and not routes:
         yield Conflict((), "has neither clusters nor routes", "at least one cluster or route")
     for section, items in (("listener", listeners), ("route", routes), ("cluster", clusters)):
@@ -59,7 +61,7 @@ def effective_name(item: Any, section: str, index: int) -> str:
     return name if isinstance(name, str) and name else f"{section}-{index + 1}"
 
 
-def _items(document: Document, path: Path) -> list[tuple[Path, dict[str, Any]]]:
+def items_at(document: Document, path: Path) -> list[tuple[Path, dict[str, Any]]]:
     """The mappings of the list at `path`, each with its own path."""
     found = document.get(path)
     items = enumerate(found if isinstance(found, list) else ())
@@ -131,7 +133,7 @@ def _endpoints(document: Document, clusters: list[tuple[Path, dict[str, Any]]]) 
     total = 0
     for path, _ in clusters:
         first: dict[object, Path] = {}
-        for endpoint_path, endpoint in _items(document, (*path, "endpoints")):
+        for endpoint_path, endpoint in items_at(document, (*path, "endpoints")):
             total += 1
             if total == MAX_ENDPOINTS + 1:
                 problem = f"is endpoint number {total} of the file"
@@ -162,7 +164,7 @@ def _routes(document: Document, routes: list[tuple[Path, dict[str, Any]]]) -> It
 
 
 def _split(document: Document, path: Path) -> Iterator[Conflict]:
-    parts = _items(document, path)
+    parts = items_at(document, path)
     if all(part.get("weight", 1) in ("0", 0) for _, part in parts):
         problem = "sends nothing anywhere" if parts else "is empty"
         yield Conflict(path, problem, "at least one cluster with a weight above 0")
@@ -193,7 +195,7 @@ def _references(document: Document, routes: list[tuple[Path, dict[str, Any]]]) -
     clusters = _names(document, "cluster")
     listeners = _names(document, "listener")
     for path, _ in routes:
-        parts = _items(document, (*path, "split"))
+        parts = items_at(document, (*path, "split"))
         for reference in ((*path, "cluster"), *((*part_path, "cluster") for part_path, _ in parts)):
             yield from _reference(document, reference, "cluster", clusters)
         yield from _reference(document, (*path, "match", "listener"), "listener", listeners)

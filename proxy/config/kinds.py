@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import AfterValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from proxy.config import addresses, http_values, values
+from proxy.config import addresses, http_values, tls_values, values
 from proxy.config.faults import BadValue
 from proxy.config.values import scalar_text
 from proxy.model import TcpAddress, UnixAddress
@@ -48,6 +49,19 @@ class Kind:
             return self.parse(value)
         except BadValue as error:
             raise fault_error(error.problem, error.expected, secret=self.secret) from None
+
+
+@dataclass(frozen=True, eq=False)
+class FileKind(Kind):
+    """The path of a file. A relative one begins at the `directory` of the validation's context."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(self._validate_in)
+
+    def _validate_in(self, value: object, info: ValidationInfo) -> object:
+        path = self._validate(value)
+        assert isinstance(path, Path)
+        return info.context["directory"] / path if info.context else path
 
 
 def fault_error(problem: str, expected: str, *, secret: bool = False) -> PydanticCustomError:
@@ -148,6 +162,7 @@ Text = Annotated[str, _text(values.parse_text, "a text", numeric=True)]
 Name = Annotated[str, _text(values.parse_name, "a name", values.NAME_PATTERN, numeric=True)]
 Secret = Annotated[str, _text(values.parse_token, "a token", secret=True, numeric=True)]
 Sink = Annotated[str, _text(values.parse_sink, "off, stdout or an absolute path", "^(off|stdout|/.+)$")]
+File = Annotated[Path, FileKind(values.parse_file, "the path of a file", {"type": "string"})]
 Workers = Annotated[
     int | None,
     Kind(
@@ -184,3 +199,10 @@ RedirectStatus = Annotated[
 ]
 Scheme = Annotated[str, choice("http", "https")]
 Balancer = Annotated[str, choice("round_robin", "weighted_round_robin", "least_connections", "random")]
+
+ClientAuth = Annotated[str, choice("none", "optional", "required")]
+ServerName = Annotated[str, _text(addresses.parse_server_name, "a host name or an IP address")]
+Ciphers = Annotated[str, _text(tls_values.parse_ciphers, "suites in OpenSSL's notation")]
+TlsVersion = Annotated[
+    str, Kind(choice("1.2", "1.3").parse, "1.2 or 1.3", {"enum": ["1.2", "1.3", 1.2, 1.3]})
+]

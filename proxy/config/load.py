@@ -1,26 +1,28 @@
 """From a file to a `Config`, or to all that is wrong with it at once.
 
 Bytes → text → `document` (data with places, references replaced) → models and `checks`; each step adds
-faults with line and column. The only I/O is reading: the file, and the files that `${file:PATH}` names.
+faults with line and column. The only I/O is reading: the file, and the files that it names.
 Two loads that find the same give equal configurations, so a reload can compare them and do nothing.
 """
 
 import os
 import re
 import types
-from collections.abc import Mapping
-from itertools import islice
+from collections.abc import Callable, Mapping
+from itertools import chain, islice
 from pathlib import Path as FilePath
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from proxy.clock import SystemClock
 from proxy.config.checks import find_conflicts
 from proxy.config.document import Document, Trouble, UnreadableDocument, read_document
 from proxy.config.faults import BadValue, Fault, InvalidConfig, Mark, Path, path_text, printable, quoted
 from proxy.config.interpolate import Interpolator, read_regular_file
 from proxy.config.kinds import Kind, did_you_mean
 from proxy.config.schema import Config
+from proxy.config.tls_checks import find_tls_conflicts
 from proxy.config.values import Plain
 
 # 1024 endpoints and as many routes, generously spelled out, are under 1 MiB.
@@ -34,22 +36,30 @@ _SECRET_PATHS = {("admin", "token")}
 _BARE = re.compile(r"-?[0-9][0-9.]*|true|false", re.IGNORECASE)
 
 
-def load_file(path: FilePath, environment: Mapping[str, str] | None = None) -> Config:
+def load_file(
+    path: FilePath,
+    environment: Mapping[str, str] | None = None,
+    wall: Callable[[], float] = SystemClock.wall,
+) -> Config:
     """The configuration in `path`. Raises `InvalidConfig`. `environment` is the process's own unless
-    given."""
+    given; `wall` tells the time, in seconds since the Unix epoch, at which certificates must be valid."""
     try:
         content = read_regular_file(path, MAX_FILE_BYTES)
     except BadValue as error:
         raise InvalidConfig([Fault(str(path), 1, 1, "", error.problem, None, error.expected)]) from error
-    return load_bytes(content, str(path), path.parent, environment)
+    return load_bytes(content, str(path), path.parent, environment, wall)
 
 
 def load_bytes(
-    content: bytes, file: str, directory: FilePath, environment: Mapping[str, str] | None = None
+    content: bytes,
+    file: str,
+    directory: FilePath,
+    environment: Mapping[str, str] | None = None,
+    wall: Callable[[], float] = SystemClock.wall,
 ) -> Config:
     """The configuration in `content`. Raises `InvalidConfig`.
 
-    `file` is the name in faults; `directory` is where relative `${file:PATH}` begin.
+    `file` is the name in faults; `directory` is where relative paths begin.
     """
     text = _decode(content, file)
     interpolate = Interpolator(os.environ if environment is None else environment, directory)
@@ -57,7 +67,7 @@ def load_bytes(
         document = read_document(text, interpolate)
     except UnreadableDocument as error:
         raise InvalidConfig([_fault(file, error.trouble)]) from error
-    config, troubles = _judge(document)
+    config, troubles = _judge(document, directory.absolute(), wall())
     if troubles:
         # The same value may be seen through several aliases, and by a model and a rule.
         faults = {_fault(file, trouble) for trouble in troubles}
@@ -86,17 +96,18 @@ def _place(before: str) -> Mark:
     return Mark(before.count("\n") + 1, len(before) - before.rfind("\n"))
 
 
-def _judge(document: Document) -> tuple[Config | None, list[Trouble]]:
+def _judge(document: Document, directory: FilePath, now: float) -> tuple[Config | None, list[Trouble]]:
     troubles = list(document.troubles)
     config = None
     found: list[Trouble] = []
     try:
-        config = Config.model_validate(document.data)
+        config = Config.model_validate(document.data, context={"directory": directory})
     except ValidationError as error:
         for each in error.errors(include_url=False, include_input=False)[:MAX_FAULTS]:
             context = each.get("ctx", {})
             found.append(_model_trouble(document, each["loc"], each["type"], context, each["msg"]))
-    for conflict in islice(find_conflicts(document), MAX_FAULTS):
+    conflicts = chain(find_conflicts(document), find_tls_conflicts(document, directory, now))
+    for conflict in islice(conflicts, MAX_FAULTS):
         mark = document.mark(conflict.path)
         shown = _shown(document, conflict.path)
         found.append(Trouble(mark, conflict.path, conflict.problem, shown, conflict.expected))

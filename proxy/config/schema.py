@@ -32,6 +32,7 @@ from proxy.config.kinds import (
 )
 from proxy.config.route_schema import Route
 from proxy.config.section import Section, written
+from proxy.config.tls_schema import ClusterTls, ListenerTls
 
 _KIB = 1024
 _MIB = 1024 * 1024
@@ -54,6 +55,9 @@ class Listener(Section):
     proxy_protocol: Flag = False
     """Each connection must begin with a PROXY protocol header, v1 or v2. Default false: such a header is a
     bad request. Switch it on only where nobody but the load balancer in front can connect."""
+    tls: ListenerTls | None = None
+    """TLS for its connections; after the PROXY protocol's header, where there is one. Default none: plain
+    text."""
 
 
 class Admin(Section):
@@ -140,6 +144,8 @@ class Cluster(Section):
     """Connections kept open between requests. Default: as each key says."""
     dns: Dns = Field(default_factory=Dns)
     """How host names are resolved. Default: as each key says."""
+    tls: ClusterTls | None = None
+    """TLS to the endpoints; `{}` for all defaults. Default none: plain text."""
 
 
 class Timeouts(Section):

@@ -7,6 +7,7 @@ are never guessed to be something else, as YAML 1.1 does, and a header value of 
 """
 
 import re
+from pathlib import Path
 
 from proxy.config.faults import BadValue
 
@@ -33,6 +34,9 @@ _BYTES |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 SIZE_EXPECTED = "a size such as 512B, 64KiB, 10MB or 2GiB"
 # What a signed 64-bit word of the scoreboard holds with room to spare.
 MAX_SIZE_BYTES = 2**50
+
+# PATH_MAX of Linux.
+_MAX_PATH_CHARACTERS = 4096
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _NAME = re.compile(NAME_PATTERN[1:-1])
@@ -148,3 +152,11 @@ def parse_sink(value: object) -> str:
     if not text.startswith("/") or text.endswith("/") or not text.isprintable():
         raise BadValue("is not a place for a log", expected)
     return str(text)
+
+
+def parse_file(value: object) -> Path:
+    """The path of a file, absolute or relative."""
+    text = scalar_text(value, "the path of a file")
+    if not text or text.endswith("/") or not text.isprintable() or len(text) > _MAX_PATH_CHARACTERS:
+        raise BadValue("is not the path of a file", "the path of a file")
+    return Path(str(text))

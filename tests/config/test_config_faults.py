@@ -86,7 +86,7 @@ REPLACED = [
         "name: edge,",
         "name: edge, §trusted_proxy: [],",
         "listeners[0].trusted_proxy: is not a known key, got 'trusted_proxy', expected one of bind, name,"
-        " proxy_protocol, trusted_proxies; did you mean 'trusted_proxies'?",
+        " proxy_protocol, tls, trusted_proxies; did you mean 'trusted_proxies'?",
     ),
     (
         '8080"}]',
@@ -121,7 +121,7 @@ REPLACED = [
         "name: etl\n",
         "name: etl\n    §health_check: {path: /}\n",
         "clusters[0].health_check: is not a known key, got 'health_check', expected one of balancer, dns,"
-        " endpoints, name, pool, timeouts",
+        " endpoints, name, pool, timeouts, tls",
     ),
     (
         "name: etl\n",
