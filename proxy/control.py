@@ -13,6 +13,7 @@ from proxy.admin.api import AdminServer
 from proxy.clock import Clock
 from proxy.config.addresses import NamedAddress
 from proxy.config.build import SlotAllocator, build_snapshot, unresolved_names
+from proxy.config.material import NO_MATERIAL, read_material
 from proxy.config.schema import Config
 from proxy.controlplane.resolver import Lookup, Resolver, WatchedName, system_lookup
 from proxy.controlplane.slots import SlotReaper
@@ -54,6 +55,7 @@ class Control:
         self._clock = clock
         self._started_at = clock.monotonic()
         self._snapshot: Snapshot | None = None
+        self._material = NO_MATERIAL
         self._slots = SlotAllocator(board.endpoints)
         self._reaper = SlotReaper(self._slots, board)
         self._resolver = Resolver(
@@ -79,6 +81,7 @@ class Control:
         Takes as long as the slowest name, at most the resolver's time limit; a name that cannot be resolved
         has no endpoints for now. Raises ConfigError, and then nothing runs.
         """
+        self._material = read_material(self._config, now=self._clock.wall())
         await self._admin.start()
         try:
             await self._resolver.resolve_all()
@@ -101,7 +104,11 @@ class Control:
     def _build(self) -> Snapshot:
         generation = self._snapshot.generation + 1 if self._snapshot else 1
         return build_snapshot(
-            self._config, generation=generation, resolved=self._resolver.resolved, slots=self._slots
+            self._config,
+            generation=generation,
+            resolved=self._resolver.resolved,
+            slots=self._slots,
+            material=self._material,
         )
 
     def _publish_next(self, snapshot: Snapshot) -> None:

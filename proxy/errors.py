@@ -19,6 +19,8 @@ class Reason(Enum):
     BAD_FRAMING = 400, "the length of the body is malformed or ambiguous"
     BAD_CHUNK = 400, "the chunked body is malformed"
     BAD_PROXY_PROTOCOL = 400, "the PROXY protocol header is missing or malformed"
+    PLAIN_HTTP = 400, "this port speaks TLS: use https://"
+    TLS_HANDSHAKE = 400, "the TLS handshake failed or did not end in time"
     METHOD_NOT_ALLOWED = 405, "the method is not allowed here"
     HEADER_TIMEOUT = 408, "the request's header did not arrive in time"
     BODY_TIMEOUT = 408, "the request's body did not arrive in time"
@@ -43,6 +45,8 @@ class Reason(Enum):
     SHUTTING_DOWN = 503, "the proxy is shutting down"
     # The endpoint's fault.
     CONNECT_FAILED = 502, "the endpoint could not be reached"
+    TLS_FAILED = 502, "no TLS connection to the endpoint could be made"
+    CERTIFICATE_INVALID = 502, "the endpoint's certificate is not valid"
     UPSTREAM_CLOSED = 502, "the endpoint closed the connection without an answer"
     UPSTREAM_RESET = 502, "the endpoint reset the connection"
     BAD_REPLY = 502, "the endpoint's answer is malformed"

@@ -2,7 +2,7 @@
 
     phase      the next bytes are
     ---------  ------------------------------------------------------------------------------------
-    PREFACE    a PROXY protocol header
+    PREFACE    what comes before HTTP, see `Preface`
     HEAD       a request's head, or the rest of one
     BUSY       the body of the request in progress, or later requests, which wait unparsed
     IDLE       a request's head, any time
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from proxy.dataplane.exchange import Exchange
 from proxy.dataplane.forwarding import ClientIdentity
 from proxy.dataplane.headers import HEAD_END
+from proxy.dataplane.preface import Preface
 from proxy.dataplane.relay import Relay
 from proxy.dataplane.request_faults import check_size, skip_empty_lines
 from proxy.dataplane.request_head import check_partial_request, parse_request
@@ -29,7 +30,6 @@ from proxy.dataplane.responses import render_refusal
 from proxy.dataplane.stall import STALL_CHECK_S, ProbeTimes, Stall, unsent_bytes
 from proxy.dataplane.wire import Wire
 from proxy.errors import DownstreamError, Reason
-from proxy.policy.proxy_protocol import parse as parse_proxy_header
 
 if TYPE_CHECKING:
     from proxy.dataplane.listener import Listener
@@ -66,7 +66,7 @@ class Downstream(asyncio.Protocol):
     """A connection from a client."""
 
     __slots__ = (
-        "_buffer", "_is_reading_heads", "_lingered_bytes", "_plane", "_probe_times", "_requests", "_stall",
+        "_buffer", "_is_reading_heads", "_lingered_bytes", "_plane", "_preface", "_probe_times", "_requests", "_stall",
         "deadline", "deadline_reason", "identity", "idle_since", "listener", "local_authority", "peer", "peer_key",
         "phase", "relay", "total_deadline", "wire",
     )  # fmt: skip
@@ -83,7 +83,9 @@ class Downstream(asyncio.Protocol):
         """Our own address, as a Host for clients that send none."""
         self.relay: Relay | None = None
         """Who takes the client's bytes now: an exchange or its tunnel."""
-        self.phase = _PREFACE if listener.spec.proxy_protocol else _HEAD
+        has_preface = listener.spec.proxy_protocol or listener.spec.tls is not None
+        self._preface = Preface(self, plane) if has_preface else None
+        self.phase = _PREFACE if has_preface else _HEAD
         self._buffer = b""
         """Bytes that came and were not parsed yet."""
         self._requests = 0
@@ -128,6 +130,8 @@ class Downstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.wire.open(transport)
         self._plane.active[self] = None
+        if self._preface is not None:
+            self._preface.begin()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -144,7 +148,8 @@ class Downstream(asyncio.Protocol):
             elif phase is _HEAD:
                 self._read_heads(self._buffer + data if self._buffer else data)
             elif phase is _PREFACE:
-                self._read_preface(self._buffer + data)
+                assert self._preface is not None
+                self._preface.on_data(data)
             elif phase is _LINGERING:
                 self._lingered_bytes += len(data)
                 if self._lingered_bytes > LINGER_BYTES:
@@ -251,6 +256,15 @@ class Downstream(asyncio.Protocol):
 
     # ------------------------------------------------------------------ heads
 
+    def begin_http(self, identity: ClientIdentity, data: bytes) -> None:
+        """What comes before HTTP is over: `identity` is who the client is, `data` the first bytes of what follows."""
+        self._preface = None
+        self.identity = identity
+        self.phase = _HEAD
+        self.deadline_reason = Reason.HEADER_TIMEOUT
+        if data:
+            self._read_heads(data)
+
     def _wake(self) -> None:
         plane = self._plane
         del plane.idle[self]
@@ -314,7 +328,7 @@ class Downstream(asyncio.Protocol):
                 data = self._buffer
                 self._buffer = b""
         except DownstreamError as error:
-            self._refuse(error.reason, data)
+            self.refuse(error.reason, data)
             return
         finally:
             self._is_reading_heads = False
@@ -350,30 +364,7 @@ class Downstream(asyncio.Protocol):
         self._buffer = data
         self.resume()
 
-    def _read_preface(self, data: bytes) -> None:
-        """Take the client's address from a PROXY protocol header."""
-        try:
-            header = parse_proxy_header(data)
-        except DownstreamError as error:
-            # Whoever speaks no PROXY protocol here gets no answer: it could be anything.
-            self.abort(error.reason)
-            return
-        if header is None:
-            self._buffer = data
-            return
-        self._buffer = b""
-        self.phase = _HEAD
-        if header.source is not None:
-            if not self.listener.admit(self, header.source):
-                self.abort(Reason.TOO_MANY_CONNECTIONS)
-                return
-            self.peer = self.peer_key = header.source
-            self.identity = ClientIdentity(header.source, self.listener.trusted, b"http")
-        rest = data[header.consumed :]
-        if rest:
-            self._read_heads(rest)
-
-    def _refuse(self, reason: Reason, data: bytes) -> None:
+    def refuse(self, reason: Reason, data: bytes) -> None:
         """Answer bytes that are no acceptable request, and close."""
         plane = self._plane
         is_head = data.startswith(b"HEAD ")
@@ -382,6 +373,11 @@ class Downstream(asyncio.Protocol):
         )
         self.wire.write(response)
         plane.record_refusal(self, reason, data, len(response))
+        self._close_after_answer(unread=True, ends_answer=False)
+
+    def refuse_silently(self, reason: Reason) -> None:
+        """Close what has come to nothing before the first head."""
+        self._plane.record_refusal(self, reason, b"", 0)
         self._close_after_answer(unread=True, ends_answer=False)
 
     # ------------------------------------------------------------------ deadlines and endings
@@ -400,7 +396,7 @@ class Downstream(asyncio.Protocol):
             self.deadline = 0.0
             relay.on_deadline(reason)
         elif self.phase is _HEAD and self._buffer:
-            self._refuse(reason, self._buffer)
+            self.refuse(reason, self._buffer)
         elif self.phase is _HEAD:
             self.close()
         else:
@@ -480,6 +476,7 @@ class Downstream(asyncio.Protocol):
     def _forget(self) -> None:
         """Leave all the plane's collections."""
         self.phase = _CLOSED
+        self._preface = None
         self._buffer = b""
         self.wire.drop()
         plane = self._plane

@@ -1,4 +1,6 @@
-"""Who the client is, as the endpoint is told: X-Forwarded-*, Forwarded (RFC 7239), Via (RFC 9110 7.6.3), X-Request-Id.
+"""Who the client is, as the endpoint is told.
+
+X-Forwarded-*, Forwarded (RFC 7239), Client-Cert (RFC 9440), Via (RFC 9110 7.6.3), X-Request-Id.
 
 From a peer that is not trusted the fields are replaced: whatever the client claims is dropped. From a trusted proxy the
 lists are extended by the peer's address, and protocol, host and real address are passed on as that proxy saw them.
@@ -11,6 +13,7 @@ from proxy.dataplane.request_head import RequestHead
 
 VIA_LINES = (b"\r\nVia: 1.0 homeport", b"\r\nVia: 1.1 homeport")
 """The line that says that a message of HTTP/1.0 or 1.1 came through here, by its minor version."""
+_CLIENT_CERT_FIELDS = (b"client-cert", b"client-cert-chain")
 _LISTS = (b"x-forwarded-for", b"forwarded")
 
 
@@ -57,12 +60,23 @@ def _is_single(name: bytes) -> bool:
     return name not in _LISTS and b"_" not in name and b"." not in name
 
 
-def extended_lines(claimed: Sequence[tuple[bytes, bytes]], peer: str, host: bytes, scheme: bytes) -> bytes:
-    """The lines for a trusted peer: its own `claimed` fields (lower-case name, value), extended by `peer`."""
+def extended_lines(
+    claimed: Sequence[tuple[bytes, bytes]],
+    peer: str,
+    host: bytes,
+    scheme: bytes,
+    own: Sequence[bytes] = (),
+) -> bytes:
+    """The lines for a trusted peer: its own `claimed` fields (lower-case name, value), extended by `peer`.
+
+    `own` are names, in lower case, of fields that are ours to make, whatever the peer says.
+    """
     chain = [value for name, value in claimed if name == b"x-forwarded-for" and value]
     elements = [value for name, value in claimed if name == b"forwarded" and value]
     # The first of each; spellings with `_` or `.` are nobody's to send.
-    single = {name: value for name, value in reversed(claimed) if value and _is_single(name)}
+    single = {
+        name: value for name, value in reversed(claimed) if value and name not in own and _is_single(name)
+    }
     single.setdefault(b"x-forwarded-proto", scheme)
     if host:
         single.setdefault(b"x-forwarded-host", host)
@@ -81,13 +95,18 @@ class ClientIdentity:
     Most connections ask for one host, so what depends on it is made once and kept until another comes.
     """
 
-    __slots__ = ("_host", "_host_key", "_is_trusted", "_lines", "_peer", "scheme")
+    __slots__ = ("_client_cert", "_host", "_host_key", "_is_trusted", "_lines", "_peer", "scheme")
 
-    def __init__(self, peer: str, trusted: TrustedProxies, scheme: bytes) -> None:
+    def __init__(
+        self, peer: str, trusted: TrustedProxies, scheme: bytes, client_cert: bytes | None = None
+    ) -> None:
+        """`client_cert` is the value of Client-Cert that endpoints are sent: empty = there is none, `None` = it is not
+        ours to say."""
         self._peer = peer
         self._is_trusted = trusted.is_trusted(peer)
         self.scheme = scheme
         """`http` or `https`, as the client used it."""
+        self._client_cert = client_cert
         self._host: bytes | None = None
         self._host_key = ""
         self._lines = b""
@@ -101,7 +120,9 @@ class ClientIdentity:
     def lines(self, head: RequestHead) -> bytes:
         """The lines that tell the endpoint who the client is."""
         if head.forwarded is not None and self._is_trusted:
-            return extended_lines(head.forwarded, self._peer, head.host, self.scheme)
+            own = () if self._client_cert is None else _CLIENT_CERT_FIELDS
+            lines = extended_lines(head.forwarded, self._peer, head.host, self.scheme, own)
+            return lines + self._client_cert_line()
         if head.host != self._host:
             self._see(head.host)
         return self._lines
@@ -110,4 +131,7 @@ class ClientIdentity:
         self._host = host
         name = host.decode("latin-1").lower()
         self._host_key = name[: name.rfind("]") + 1] if name.startswith("[") else name.partition(":")[0]
-        self._lines = identity_lines(self._peer, host, self.scheme)
+        self._lines = identity_lines(self._peer, host, self.scheme) + self._client_cert_line()
+
+    def _client_cert_line(self) -> bytes:
+        return b"\r\nClient-Cert: " + self._client_cert if self._client_cert else b""

@@ -22,6 +22,7 @@ _MAX_LENGTH_DIGITS = 18
 
 # Fields that must not arrive as trailers (RFC 9110 6.5.1): framing, routing, authentication, request modifiers,
 # response control and content format; and those that we set.
+_NO_TRAILER_PREFIXES = (b"x-forwarded-", b"x-real-ip", b"x-request-id", b"client-cert")
 _NO_TRAILER = frozenset(
     name.encode()
     for name in (
@@ -113,6 +114,6 @@ def safe_trailers(lines: list[bytes]) -> list[bytes]:
         if match is None:
             raise ValueError("malformed trailer")
         name = match[1].lower().replace(b"_", b"-").replace(b".", b"-")
-        if name not in _NO_TRAILER and not name.startswith((b"x-forwarded-", b"x-real-ip", b"x-request-id")):
+        if name not in _NO_TRAILER and not name.startswith(_NO_TRAILER_PREFIXES):
             passed.append(line)
     return passed

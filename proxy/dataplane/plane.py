@@ -17,6 +17,7 @@ from proxy.clock import Clock
 from proxy.cluster import Cluster, Endpoint
 from proxy.dataplane.outbox import Outbox
 from proxy.dataplane.pool import Pool
+from proxy.dataplane.tls import TlsContexts
 from proxy.errors import REASON_INDEX, Reason
 from proxy.model import Outcome
 from proxy.scoreboard import (
@@ -76,6 +77,8 @@ class Plane:
         self.row = row
         self.table = table
         """What to serve from. Read once per request; replaced as a whole."""
+        self.tls = TlsContexts()
+        self.tls.apply(table.snapshot)
         self.access_log = access_log
         self.active: dict[Downstream, None] = {}
         """Connections that have a deadline of their own."""
@@ -117,22 +120,22 @@ class Plane:
         pool = self._pools.get(endpoint)
         if pool is None:
             pool = self._pools[endpoint] = Pool(
-                endpoint, cluster.spec.pool, self.loop, self.outbox, self.blocked
+                endpoint, cluster.spec, self.loop, self.outbox, self.tls, self.blocked
             )
         return pool
 
     def apply(self, table: Table) -> None:
-        """Serve from `table` from the next request on."""
+        """Serve from `table` from the next request on. Raises `ssl.SSLError` or `ValueError`, and then nothing has
+        changed, for TLS material that cannot be used."""
+        self.tls.apply(table.snapshot)
         self.table = table
-        params = {
-            endpoint: cluster.spec.pool
-            for cluster in table.clusters.values()
-            for endpoint in cluster.endpoints
+        specs = {
+            endpoint: cluster.spec for cluster in table.clusters.values() for endpoint in cluster.endpoints
         }
         now = self.monotonic()
         for endpoint, pool in list(self._pools.items()):
-            if endpoint in params:
-                pool.params = params[endpoint]
+            if endpoint in specs:
+                pool.update(specs[endpoint], now)
             else:
                 pool.close_idle(now)
                 if not pool.open:

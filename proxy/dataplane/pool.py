@@ -8,15 +8,17 @@ import asyncio
 import errno
 import logging
 from collections.abc import Sized
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxy.cluster import Endpoint
 from proxy.dataplane.outbox import Outbox
+from proxy.dataplane.tls import TlsContexts, TlsFailure, TlsTransport
 from proxy.dataplane.upstream import Upstream
 from proxy.errors import Reason, RoutingError, UpstreamError
 from proxy.model import UnixAddress
 from proxy.scoreboard import E_CONNECT_FAILURES, E_CONNECTIONS, E_CONNECTS, E_IDLE, E_REUSED
-from proxy.snapshot import PoolParams
+from proxy.snapshot import ClusterSpec, ClusterTlsSpec
 from proxy.tasks import spawn
 
 if TYPE_CHECKING:
@@ -28,22 +30,55 @@ _log = logging.getLogger(__name__)
 MANY_BLOCKED = 64
 
 
+@dataclass(frozen=True, slots=True)
+class Security:
+    """What TLS to an endpoint must come to."""
+
+    tls: ClusterTlsSpec
+    server_name: str
+
+
+class TlsError(Exception):
+    """The endpoint was reached, but not by TLS."""
+
+    def __init__(self, failure: TlsFailure) -> None:
+        super().__init__(failure)
+        self.reason = Reason.CERTIFICATE_INVALID if failure is TlsFailure.CERTIFICATE else Reason.TLS_FAILED
+
+    def __str__(self) -> str:
+        return self.reason.text
+
+
 class Pool:
     """The connections of a worker to one endpoint."""
 
-    __slots__ = ("_blocked", "_idle", "_loop", "endpoint", "open", "outbox", "params")
+    __slots__ = (
+        "_blocked",
+        "_contexts",
+        "_idle",
+        "_loop",
+        "endpoint",
+        "open",
+        "outbox",
+        "params",
+        "security",
+    )
 
     def __init__(
         self,
         endpoint: Endpoint,
-        params: PoolParams,
+        spec: ClusterSpec,
         loop: asyncio.AbstractEventLoop,
         outbox: Outbox,
+        contexts: TlsContexts,
         blocked: Sized,
     ) -> None:
         self.endpoint = endpoint
-        self.params = params
+        self.params = spec.pool
+        self.security = self._wanted(spec)
+        """What a connection must have to be used; `None` = plain text."""
         self.outbox = outbox
+        self._contexts = contexts
         self._blocked = blocked
         """The client connections that do not take what was written."""
         self.open: set[Upstream] = set()
@@ -53,6 +88,17 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"Pool({self.endpoint.id!r}, {len(self._idle)} idle of {len(self.open)})"
+
+    def _wanted(self, spec: ClusterSpec) -> Security | None:
+        return Security(spec.tls, self.endpoint.spec.server_name) if spec.tls is not None else None
+
+    def update(self, spec: ClusterSpec, now: float) -> None:
+        """Take over what a new snapshot says. Connections that were made under other terms are not used again."""
+        self.params = spec.pool
+        wanted = self._wanted(spec)
+        if wanted != self.security:
+            self.security = wanted
+            self.close_idle(now)
 
     @property
     def is_pressed(self) -> bool:
@@ -80,7 +126,9 @@ class Pool:
         params = self.params
         idle = self._idle
         worn = params.max_requests and upstream.requests >= params.max_requests
-        if worn or self.endpoint.is_removed or len(idle) >= params.max_idle:
+        # By identity: this is asked after every request.
+        is_stale = upstream.security is not self.security or self.endpoint.is_removed
+        if worn or is_stale or len(idle) >= params.max_idle:
             upstream.close()
             return
         upstream.idle_since = now
@@ -108,24 +156,22 @@ class Pool:
     async def _connect(self, exchange: "Exchange") -> None:
         row = self.endpoint.row
         row[E_CONNECTS] += 1
-        address = self.endpoint.spec.address
-
         upstream = Upstream(self)
-
-        def protocol() -> Upstream:
-            return upstream
-
         try:
-            if isinstance(address, UnixAddress):
-                await self._loop.create_unix_connection(protocol, address.path)
+            if upstream.security is None:
+                await self._reach(upstream)
             else:
-                await self._loop.create_connection(protocol, address.host, address.port)
+                await self._reach_by_tls(upstream, upstream.security)
         except asyncio.CancelledError:
             # The loop closes a connection that was made already without telling it.
             upstream.wire.drop()
             self.open.discard(upstream)
             row[E_CONNECTIONS] = len(self.open)
             raise
+        except TlsError as error:
+            row[E_CONNECT_FAILURES] += 1
+            exchange.on_connect_failed(UpstreamError(error.reason))
+            return
         except OSError as error:
             _log.debug("endpoint %s: %s", self.endpoint.id, error)
             if error.errno in (errno.EMFILE, errno.ENFILE):
@@ -136,3 +182,40 @@ class Pool:
             exchange.on_connect_failed(UpstreamError(Reason.CONNECT_FAILED))
             return
         exchange.on_connected(upstream)
+
+    async def _reach(self, protocol: asyncio.Protocol) -> None:
+        """Connect `protocol` to the endpoint. Raises `OSError`."""
+        address = self.endpoint.spec.address
+        if isinstance(address, UnixAddress):
+            await self._loop.create_unix_connection(lambda: protocol, address.path)
+        else:
+            await self._loop.create_connection(lambda: protocol, address.host, address.port)
+
+    async def _reach_by_tls(self, upstream: Upstream, security: Security) -> None:
+        """Connect `upstream` to the endpoint by TLS. Raises `OSError` or `TlsError`."""
+        outcome: asyncio.Future[TlsFailure | None] = self._loop.create_future()
+
+        def on_handshake(failure: TlsFailure | None, _: bytes) -> None:
+            if failure is None:
+                upstream.connection_made(transport)
+            if not outcome.done():
+                outcome.set_result(failure)
+
+        transport = TlsTransport(
+            upstream,
+            self._contexts.client(security.tls),
+            self._loop,
+            on_handshake,
+            is_server=False,
+            server_name=security.server_name or None,
+        )
+        await self._reach(transport)
+        try:
+            failure = await outcome
+        except asyncio.CancelledError:
+            transport.abort()
+            raise
+        if failure is not None:
+            _log.debug("endpoint %s: %s", self.endpoint.id, failure.value)
+            transport.abort()
+            raise TlsError(failure)

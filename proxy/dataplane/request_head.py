@@ -22,7 +22,10 @@ _FIELDS = field_pattern(
         *("proxy-authorization", "http2-settings", "host", "expect", "forwarded"),
         "proxy",  # CGI turns it into the environment's HTTP_PROXY (CVE-2016-5385)
     ],
-    aliased=["content-length", "transfer-encoding", "x-forwarded-", "x-real-ip", "x-request-id"],
+    aliased=[
+        *("content-length", "transfer-encoding", "x-forwarded-", "x-real-ip", "x-request-id"),
+        *("client-cert", "client-cert-chain"),
+    ],
 )
 _GRPC = re.compile(rb"\ncontent-type:[ \t]*application/grpc(?!-web)")
 # Nearly all targets are in origin form, with or without a query.
@@ -227,7 +230,7 @@ def _scan_fields(head: RequestHead, at: int, upgrades: frozenset[str]) -> None:
             request_ids += 1
             # Several, or one that could not be logged as it is, are replaced by ours.
             head.request_id = value if request_ids == 1 and _REQUEST_ID.fullmatch(value) else b""
-        elif name.startswith((b"x-forwarded-", b"forwarded", b"x-real-ip")):
+        elif name.startswith((b"x-forwarded-", b"forwarded", b"x-real-ip", b"client-cert")):
             if head.forwarded is None:
                 head.forwarded = []
             head.forwarded.append((name, raw[match.start(2) : end].rstrip(b" \t")))

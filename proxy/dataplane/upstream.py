@@ -12,6 +12,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from proxy.dataplane.relay import Relay
+from proxy.dataplane.tls import TlsTransport
 from proxy.dataplane.wire import Wire
 from proxy.scoreboard import E_CONNECTIONS
 
@@ -30,11 +31,13 @@ CLOSE_TIMEOUT_MS = 30_000
 class Upstream(asyncio.Protocol):
     """A connection to an endpoint."""
 
-    __slots__ = ("idle_since", "pool", "relay", "requests", "wire")
+    __slots__ = ("idle_since", "pool", "relay", "requests", "security", "wire")
 
     def __init__(self, pool: "Pool") -> None:
         self.pool = pool
         self.wire = Wire(pool.outbox)
+        self.security = pool.security
+        """What the connection was asked for; it is not used any more when the pool asks for something else."""
         self.relay: Relay | None = None
         """Who uses it now; `None` while idle."""
         self.requests = 0
@@ -87,11 +90,12 @@ class Upstream(asyncio.Protocol):
     def _read_rest(self) -> None:
         """Pass on what came before a write failed: an endpoint that refuses an upload answers, then closes, and the
         next piece of the upload finds the connection reset before the answer was read."""
-        if self.wire.is_encrypted:
-            return  # the keys are out of reach
+        transport = self.wire.transport
         fd = self.wire.socket.fileno()
         try:
             while self.relay is not None and (data := os.read(fd, RECEIVE_BUFFER_BYTES)):
+                if isinstance(transport, TlsTransport):
+                    data = transport.decrypt(data)
                 self.relay.on_reply_data(data)
         except OSError:
             pass  # there is no more

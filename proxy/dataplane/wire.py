@@ -55,9 +55,9 @@ class Wire:
         return cast(socket.socket, self._transport.get_extra_info("socket"))
 
     @property
-    def is_encrypted(self) -> bool:
-        """Whether what the socket carries is not what is written here."""
-        return self._transport.get_extra_info("sslcontext") is not None
+    def transport(self) -> asyncio.Transport:
+        """What is written to."""
+        return self._transport
 
     def write(self, data: bytes) -> None:
         """Send `data`: at the end of this turn, or at once if it is large."""
@@ -80,10 +80,7 @@ class Wire:
             self._transport.write(data)
 
     def write_eof(self) -> bool:
-        """Send no more after what was written; false when the transport cannot end one direction alone.
-
-        TLS cannot: its close_notify would end both (asyncio has no half-closed TLS). Only closing ends such a stream.
-        """
+        """Send no more after what was written; false when the transport cannot end one direction alone."""
         if not self.is_open:
             return True
         self.flush()

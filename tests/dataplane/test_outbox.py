@@ -81,7 +81,9 @@ def downstream(outbox):
         outbox=outbox,
         **{name: {} for name in ("active", "idle", "blocked", "unwatched")},
     )
-    listener = SimpleNamespace(spec=SimpleNamespace(proxy_protocol=False), trusted=TrustedProxies([]))
+    listener = SimpleNamespace(
+        spec=SimpleNamespace(proxy_protocol=False, tls=None), trusted=TrustedProxies([])
+    )
     return Downstream(plane, listener, "192.0.2.1", b"127.0.0.1:80")
 
 
@@ -89,7 +91,12 @@ def upstream(outbox):
     endpoint = SimpleNamespace(row=[0] * 100)
     return Upstream(
         SimpleNamespace(
-            open=set(), endpoint=endpoint, outbox=outbox, is_pressed=False, discard=lambda connection: None
+            open=set(),
+            endpoint=endpoint,
+            outbox=outbox,
+            security=None,
+            is_pressed=False,
+            discard=lambda connection: None,
         )
     )
 

@@ -1,6 +1,7 @@
 """A raw client: sends exact bytes, reads exact replies, closes, half-closes and resets."""
 
 import socket
+import ssl
 import struct
 from collections.abc import Callable
 
@@ -53,9 +54,20 @@ def connect(address: Address, receive_buffer: int = 0) -> socket.socket:
 class Client:
     """One connection to the proxy. Every read fails after `LIMIT_S`, so a hang is a failure."""
 
-    def __init__(self, address: Address, receive_buffer: int = 0) -> None:
+    def __init__(
+        self,
+        address: Address,
+        receive_buffer: int = 0,
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+        before_tls: bytes = b"",
+    ) -> None:
+        """With `tls` the handshake is made at once, after the bytes `before_tls`."""
         self.address = address
         self.sock = connect(address, receive_buffer)
+        if tls is not None:
+            self.sock.sendall(before_tls)
+            self.sock = tls.wrap_socket(self.sock, server_hostname=server_name)
         self.stream = Stream(self.sock)
 
     def __enter__(self) -> "Client":

@@ -2,6 +2,7 @@
 
 import queue
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -97,8 +98,10 @@ class Origin:
         name: str = "",
         *,
         narrow: bool = False,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.name = name
+        self._tls = tls
         self._handlers: dict[str, tuple[Handler, bool]] = {}
         self._seen: list[Exchange] = []
         self._open: set[socket.socket] = set()
@@ -179,6 +182,12 @@ class Origin:
     def _serve(self, sock: socket.socket, connection: int) -> None:
         sock.settimeout(2 * LIMIT_S)
         try:
+            if self._tls is not None:
+                plain = sock
+                sock = self._tls.wrap_socket(plain, server_side=True)
+                with self._lock:
+                    self._open.discard(plain)
+                    self._open.add(sock)
             self._requests(sock, connection)
         except (Cut, OSError, queue.Empty):
             pass  # the proxy went away, which is its right, or the test did before its word to go on

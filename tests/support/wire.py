@@ -6,6 +6,7 @@ messages as well."""
 
 import re
 import socket
+import ssl
 from dataclasses import dataclass, field
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)")
@@ -79,7 +80,7 @@ class Stream:
         """Wait for more bytes; false at the end, which a reset is as well."""
         try:
             data = self.sock.recv(1 << 18)
-        except (ConnectionResetError, BrokenPipeError):
+        except (ConnectionResetError, BrokenPipeError, ssl.SSLZeroReturnError):
             return False
         self.buffer += data
         return bool(data)
