@@ -197,7 +197,7 @@ class Downstream(asyncio.Protocol):
         if self.relay is not None:
             self.relay.on_downstream_writable()
         elif self.phase is _BUSY:
-            self._continue()
+            self._continue(self._plane.monotonic())
 
     # ------------------------------------------------------------------ what relays ask for
 
@@ -232,12 +232,12 @@ class Downstream(asyncio.Protocol):
         self.resume()
         return data
 
-    def on_exchange_end(self) -> None:
+    def on_exchange_end(self, now: float) -> None:
         """The exchange is over, and so is its answer: read the next request."""
         self.relay = None
         self.total_deadline = 0.0
         if not self._is_reading_heads:
-            self._continue()
+            self._continue(now)
 
     def on_last_exchange_end(self, *, unread: bool, ends_answer: bool) -> None:
         """The exchange is over, and no other follows: close. `unread` = the client may still be sending;
@@ -271,7 +271,7 @@ class Downstream(asyncio.Protocol):
         plane.active[self] = None
         self.phase = _HEAD
 
-    def _continue(self) -> None:
+    def _continue(self, now: float) -> None:
         """Read on with what is held; idle if that is nothing. The next request waits until the client has taken the
         last answer."""
         if self.phase is not _BUSY or self.relay is not None or self.wire.is_blocked:
@@ -282,16 +282,16 @@ class Downstream(asyncio.Protocol):
             self.phase = _HEAD
             self.resume()
             self._read_heads(data)
-        elif self.is_half_closed:
+        elif self._probe_times is not None:
             self.close()
         else:
-            self._go_idle()
+            self._go_idle(now)
 
-    def _go_idle(self) -> None:
+    def _go_idle(self, now: float) -> None:
         plane = self._plane
         self.resume()
         self.phase = _IDLE
-        self.idle_since = plane.monotonic()
+        self.idle_since = now
         self.deadline = 0.0
         del plane.active[self]
         plane.idle[self] = None
@@ -321,7 +321,7 @@ class Downstream(asyncio.Protocol):
                 turns -= 1
                 if not turns:
                     # Other connections first. Bytes that come meanwhile are held: the phase is BUSY.
-                    self._plane.loop.call_soon(self._continue)
+                    self._plane.loop.call_soon(self._continue, self._plane.monotonic())
                     return
                 if self.wire.is_blocked or not self._buffer:
                     break
@@ -332,7 +332,7 @@ class Downstream(asyncio.Protocol):
             return
         finally:
             self._is_reading_heads = False
-        self._continue()
+        self._continue(self._plane.monotonic())
 
     def _open(self, raw: bytes) -> Exchange:
         """Make an exchange of a whole head. Raises `DownstreamError`."""

@@ -60,6 +60,8 @@ _DISPATCHED = State.DISPATCHED
 _REPLYING = State.REPLYING
 _SWITCHED = State.SWITCHED
 _DONE = State.DONE
+_OK = Outcome.OK
+_RESPONSE_TIMEOUT = Reason.RESPONSE_TIMEOUT
 
 # A client that announces a body and sends none takes no endpoint for this long. Most send it with the head; one that
 # waits for an early answer still gets it.
@@ -236,7 +238,7 @@ class Exchange:
         elif self.state is _REPLYING or upstream.wire.is_blocked:
             timeout, reason = timeouts.idle_s, Reason.IDLE_TIMEOUT
         elif self._upload is None or not self._upload.is_awaited:
-            timeout, reason = timeouts.response_s, Reason.RESPONSE_TIMEOUT
+            timeout, reason = timeouts.response_s, _RESPONSE_TIMEOUT
         else:
             timeout, reason = self._table.timeouts.body_s, Reason.BODY_TIMEOUT
         downstream.set_deadline(now + timeout if timeout else 0.0, reason)
@@ -279,21 +281,21 @@ class Exchange:
 
     def on_reply_data(self, data: bytes) -> None:
         """Bytes from the endpoint."""
+        now = self._plane.monotonic()
         try:
             if self.state is _REPLYING:
                 self.reply.feed(data)
-                self._after_reply_piece()
+                self._after_reply_piece(now)
             elif self.state is _DISPATCHED:
-                self._read_reply(data)
+                self._read_reply(data, now)
         except UpstreamError as error:
             self.fail(error)
 
-    def _read_reply(self, data: bytes) -> None:
+    def _read_reply(self, data: bytes, now: float) -> None:
         """Read heads up to the final one. Raises `UpstreamError`."""
         reply, attempt, route = self.reply, self.attempt, self.route
         assert attempt is not None and route is not None
         limits = self._table.limits
-        now = self._plane.monotonic()
         head = reply.read_head(data, limits, now=now)
         if head is None:
             upload = self._upload
@@ -309,21 +311,21 @@ class Exchange:
         self.state = _REPLYING
         self._settle_keep_alive()
         reply.begin(head, route, self._plane.date_line, limits)
-        self._after_reply_piece()
+        self._after_reply_piece(now)
 
     def _settle_keep_alive(self) -> None:
         """No request follows on a connection with an unread one, a tunnel that came to nothing, or one too many."""
         if self._upload is not None or self.head.upgrade or self._downstream.must_close:
             self.reply.keep_alive = False
 
-    def _after_reply_piece(self) -> None:
+    def _after_reply_piece(self, now: float) -> None:
         if self.reply.is_complete:
-            self._complete_reply()
+            self._complete_reply(now)
         elif self._downstream.wire.is_blocked:
             # It may have become so before there was an endpoint to stop reading from.
             self.on_downstream_blocked()
         else:
-            self._set_deadline(self._plane.monotonic())
+            self._set_deadline(now)
 
     def on_reply_eof(self) -> bool:
         """The endpoint will send no more."""
@@ -333,7 +335,7 @@ class Exchange:
             except UpstreamError as error:
                 self.fail(error)
             else:
-                self._complete_reply()
+                self._complete_reply(self._plane.monotonic())
         elif self.state is _DISPATCHED:
             reason = Reason.BAD_REPLY if self.reply.is_head_cut else Reason.UPSTREAM_CLOSED
             self._on_unanswered(UpstreamError(reason))
@@ -354,13 +356,13 @@ class Exchange:
         else:
             self.fail(error)
 
-    def _complete_reply(self) -> None:
+    def _complete_reply(self, now: float) -> None:
         """The reply is complete: give the endpoint's connection back, unless it cannot be used again."""
         reply = self.reply
         assert self.attempt is not None
         if reply.upstream_keep_alive and not reply.rest and self._upload is None and not self.head.upgrade:
-            self.attempt.give_back(self._plane.monotonic())
-        self._end(Outcome.OK, None)
+            self.attempt.give_back(now)
+        self._end(_OK, None, now=now)
 
     def _begin_tunnel(self, head: ReplyHead) -> None:
         attempt, cluster = self.attempt, self.cluster
@@ -372,7 +374,8 @@ class Exchange:
 
     def on_tunnel_end(self, reason: Reason | None) -> None:
         """Both sides of the tunnel have ended, or one was lost."""
-        self._end(Outcome.OK, reason, reset=reason is not None and reason is not Reason.IDLE_TIMEOUT)
+        is_cut = reason is not None and reason is not Reason.IDLE_TIMEOUT
+        self._end(_OK, reason, reset=is_cut, now=self._plane.monotonic())
 
     # ------------------------------------------------------------------ backpressure
 
@@ -414,7 +417,7 @@ class Exchange:
         else:
             # Closed, not reset: earlier replies may still be on their way to it.
             self.reply.keep_alive = False
-            self._end(Outcome.CLIENT_GONE, Reason.CLIENT_GONE)
+            self._end(Outcome.CLIENT_GONE, Reason.CLIENT_GONE, now=self._plane.monotonic())
         return False
 
     def on_client_gone(self) -> None:
@@ -447,7 +450,7 @@ class Exchange:
     def abort(self, reason: Reason) -> None:
         """Give up at once and cut the client's connection."""
         if self.state is not _DONE:
-            self._end(Outcome.CLIENT_GONE, reason, reset=True)
+            self._end(Outcome.CLIENT_GONE, reason, reset=True, now=self._plane.monotonic())
 
     def fail(self, error: ExchangeError) -> None:
         """End the exchange for `error`: with a response if the reply has not begun, else by cutting the connection."""
@@ -461,7 +464,8 @@ class Exchange:
             # The end of the connection shows that this reply is not complete. A reset shows it too, where the end
             # would look like the reply's own, but can destroy earlier replies that are still on their way.
             reply.keep_alive = False
-            self._end(outcome, reason, reset=reply.ends_by_close or reason.status == 499)
+            reset = reply.ends_by_close or reason.status == 499
+            self._end(outcome, reason, reset=reset, now=self._plane.monotonic())
             return
         if isinstance(error, DownstreamError):
             # Whoever sends one malformed request may mean something else by its end than we do.
@@ -476,12 +480,12 @@ class Exchange:
         self._settle_keep_alive()
         fields = [*fields, (b"X-Request-Id", self.request_id)]
         self.reply.respond(status, body, fields, date_line=self._plane.date_line)
-        self._end(outcome, reason)
+        self._end(outcome, reason, now=self._plane.monotonic())
 
-    def _end(self, outcome: Outcome, reason: Reason | None, *, reset: bool = False) -> None:
+    def _end(self, outcome: Outcome, reason: Reason | None, *, reset: bool = False, now: float) -> None:
         """Leave the exchange for good: release the lease, record it, hand the client's connection on."""
         self.state = _DONE
         if self.attempt is not None:
             self.attempt.end(outcome)
-        self._plane.record(self, self._downstream, outcome, reason)
-        self.reply.end(reset=reset, is_receiving=self._upload is not None)
+        self._plane.record(self, self._downstream, outcome, reason, now=now)
+        self.reply.end(reset=reset, is_receiving=self._upload is not None, now=now)

@@ -144,10 +144,15 @@ class Plane:
     # ------------------------------------------------------------------ records
 
     def record(
-        self, exchange: "Exchange", downstream: "Downstream", outcome: Outcome, reason: Reason | None
+        self,
+        exchange: "Exchange",
+        downstream: "Downstream",
+        outcome: Outcome,
+        reason: Reason | None,
+        *,
+        now: float,
     ) -> None:
         """Count an exchange that ended, and log it."""
-        now = self.monotonic()
         self.exchanges -= 1
         row = self.row
         row[W_REQUESTS] += 1

@@ -195,13 +195,13 @@ class Reply:
 
     # ------------------------------------------------------------------ the end
 
-    def end(self, *, reset: bool, is_receiving: bool) -> None:
+    def end(self, *, reset: bool, is_receiving: bool, now: float) -> None:
         """Hand the client's connection on, or cut it (`reset`). `is_receiving` = the request has not ended."""
         downstream = self._downstream
         if reset:
             downstream.on_exchange_cut()
         elif self.keep_alive:
-            downstream.on_exchange_end()
+            downstream.on_exchange_end(now)
         else:
             is_cut = self._body is not None and not self.is_complete
             downstream.on_last_exchange_end(
