@@ -35,7 +35,7 @@ _ORIGIN_LINE = re.compile(
 _LATER_MINOR = re.compile(rb"[^ \r\n]+ [^ \r\n]+ HTTP/1\.[2-9](?=\r|\Z)")
 # RFC 3986 3.2 without user information; a port is at most 65535, and may begin with zeros.
 _AUTHORITY = re.compile(
-    rb"(?:(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+|\[([0-9A-Fa-f:.]+)\])"
+    rb"(?:(?:[A-Za-z0-9._~!$&'()*+;=-]++|%[0-9A-Fa-f]{2})++|\[([0-9A-Fa-f:.]++)\])"
     rb"(?::0*+(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])?)?"
 )
 # A tunnel to anywhere is not offered; a trace would reflect credentials (RFC 9110 9.3.8).
@@ -97,6 +97,8 @@ class RequestHead:
 
 def check_partial_request(data: bytes) -> None:
     """Raise `DownstreamError` when `data`, the beginning of a head, can no longer become a valid one."""
+    if data != b"\r":
+        _check_start(data)
     data = _as_known_version(data)
     _validate(data, partial=True)
     line_end = data.find(b"\n")
@@ -122,10 +124,13 @@ def _is_authority(value: bytes) -> bool:
     return True
 
 
-def _validate(data: bytes, *, partial: bool = False) -> None:
-    if data.startswith((b"\r", b"\n")) and not (partial and data == b"\r"):
-        # llhttp passes over any mixture of CR and LF here, which would become part of the method.
+def _check_start(data: bytes) -> None:
+    """Refuse what llhttp passes over: any mixture of CR and LF, which would become part of the method."""
+    if data.startswith((b"\r", b"\n")):
         raise DownstreamError(Reason.BAD_REQUEST_LINE)
+
+
+def _validate(data: bytes, *, partial: bool = False) -> None:
     sink = _SINK
     sink.complete = False
     try:
@@ -149,12 +154,13 @@ def parse_request(raw: bytes, max_fields: int, upgrades: frozenset[str]) -> Requ
         raise DownstreamError(Reason.HEADER_TOO_LARGE)
     line = _ORIGIN_LINE.match(raw)
     if line is None:
+        _check_start(raw)
         raw = _as_known_version(raw)
         line = _ORIGIN_LINE.match(raw)
     _validate(raw)
     if line is not None:
         method, target, path, query, minor = line.groups()
-        head = RequestHead(raw, raw.lower(), method, target, int(minor))
+        head = RequestHead(raw, raw.lower(), method, target, 1 if minor == b"1" else 0)
         head.path = path
         head.query = query or b""
     else:
