@@ -89,16 +89,25 @@ def compose_switch(head: ReplyHead) -> bytes:
     return b"".join((head.line, *head.kept, upgrade, VIA_LINES[head.is_http11], HEAD_END))
 
 
+def can_have_body(request: RequestHead, head: ReplyHead) -> bool:
+    """Whether a reply's body follows its head (RFC 9112 6.3, rule 1; a 1xx is not asked about)."""
+    return request.method != b"HEAD" and head.status != 304 and head.status != 204
+
+
+def length_line(head: ReplyHead) -> bytes:
+    """The line that tells the client the length of the reply's body."""
+    return b"\r\nContent-Length: %d" % head.length
+
+
 def frame_reply(
     request: RequestHead, head: ReplyHead, trailer_bytes: int
 ) -> tuple[BodyReader | None, bytes, bool]:
     """How the body of a reply goes out: its reader (`None` = there is none), the line that says so to the client, and
     whether the client's connection can carry another reply after it (RFC 9112 6.3)."""
-    line = b"" if head.length < 0 else b"\r\nContent-Length: %d" % head.length
-    status = head.status
-    if status == 204:
+    line = b"" if head.length < 0 else length_line(head)
+    if head.status == 204:
         return None, b"", True  # never with a length, RFC 9110 8.6
-    if request.method == b"HEAD" or status == 304:
+    if not can_have_body(request, head):
         return None, line, True
     if head.length >= 0:
         return LengthBody(head.length), line, True

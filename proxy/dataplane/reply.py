@@ -7,7 +7,14 @@ exchange's business.
 
 from typing import TYPE_CHECKING
 
-from proxy.dataplane.compose import compose_interim, compose_reply, compose_switch, frame_reply
+from proxy.dataplane.compose import (
+    can_have_body,
+    compose_interim,
+    compose_reply,
+    compose_switch,
+    frame_reply,
+    length_line,
+)
 from proxy.dataplane.framing import BadBody, BodyReader
 from proxy.dataplane.headers import HEAD_END
 from proxy.dataplane.reply_head import ReplyHead, check_partial_reply, parse_reply
@@ -109,15 +116,26 @@ class Reply:
 
     def begin(self, head: ReplyHead, route: CompiledRoute, date_line: bytes, limits: Limits) -> None:
         """Send the final head, with what is here of the body in the same write. Raises `UpstreamError(BAD_REPLY)`."""
-        request = self._request
+        request, rest = self._request, self.rest
         self.status = head.status
-        body, framing, can_continue = frame_reply(request, head, limits.header_bytes)
-        self._body = body
+        is_suspect = False
+        if head.length == len(rest) and can_have_body(request, head):
+            # All of it is here, as of most small replies: there is nothing left to count.
+            body, framing, can_continue = None, length_line(head), True
+            self.rest = b""
+        else:
+            body, framing, can_continue = frame_reply(request, head, limits.header_bytes)
+            self._body = body
+            rest = b""
+            # A body where there can be none may still come, and would be taken for the next exchange's. To HEAD the
+            # length belongs, and every server sends it.
+            is_suspect = body is None and (head.chunked or (head.length > 0 and request.method != b"HEAD"))
         if not can_continue:
             self.keep_alive = False
             self._ends_by_close = True
         # An endpoint that has not said 100 to an Expect may still wait for a body that will never come.
-        self.upstream_keep_alive = head.keep_alive and (self.has_continued or not request.expect)
+        has_ended = self.has_continued or not request.expect
+        self.upstream_keep_alive = head.keep_alive and has_ended and not is_suspect
         parts = compose_reply(
             head,
             route,
@@ -130,10 +148,7 @@ class Reply:
             self._feed(body, self.rest, parts)
             return
         self.is_complete = True
-        if head.chunked or (head.length > 0 and request.method != b"HEAD"):
-            # A body where there can be none may still come, and would be taken for the next exchange's. To HEAD the
-            # length belongs, and every server sends it.
-            self.upstream_keep_alive = False
+        parts.append(rest)
         self.write(b"".join(parts))
 
     def feed(self, data: bytes) -> None:
