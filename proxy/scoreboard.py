@@ -84,8 +84,16 @@ def latency_index(seconds: float) -> int:
 
 
 def request_index(method: bytes, status: int) -> int:
-    """Word of an endpoint's row that counts answers with `status` to `method`."""
-    return E_REQUESTS + METHOD_INDEX.get(method, OTHER_METHOD) * STATUS_COLUMNS + STATUS_INDEX[status]
+    """Word of an endpoint's row that counts answers with `status` (0–999) to `method`."""
+    return _REQUEST_WORDS.get(method, _OTHER_WORDS)[status]
+
+
+# By method and status, worked out once: the request path asks for each answer.
+_REQUEST_WORDS = {
+    method: tuple(E_REQUESTS + index * STATUS_COLUMNS + STATUS_INDEX[status] for status in range(1000))
+    for method, index in METHOD_INDEX.items()
+}
+_OTHER_WORDS = _REQUEST_WORDS[METHODS[OTHER_METHOD].encode()]
 
 
 Row = memoryview

@@ -8,7 +8,7 @@ case it is closed, because what may still come on it belongs to nobody.
 import asyncio
 from typing import TYPE_CHECKING
 
-from proxy.cluster import Endpoint, Lease
+from proxy.cluster import Lease
 from proxy.dataplane.upstream import Upstream
 from proxy.model import Outcome
 from proxy.scoreboard import E_RETRIES
@@ -28,12 +28,15 @@ class Attempt:
         "_pool",
         "_request",
         "connections",
+        "endpoint",
         "is_reused",
         "upstream",
     )
 
     def __init__(self, lease: Lease, pool: "Pool", request: bytes) -> None:
         self._lease = lease
+        self.endpoint = lease.endpoint
+        """The endpoint that was picked."""
         self._pool = pool
         self._request = request
         """Head and first body bytes, until the reply begins: what a fresh connection would be given."""
@@ -46,12 +49,7 @@ class Attempt:
         """Connections that the request was sent on."""
 
     def __repr__(self) -> str:
-        return f"Attempt({self._lease.endpoint!r}, {self.connections} connections)"
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """The endpoint that was picked."""
-        return self._lease.endpoint
+        return f"Attempt({self.endpoint!r}, {self.connections} connections)"
 
     @property
     def buffered_bytes(self) -> int:
@@ -99,7 +97,7 @@ class Attempt:
         if not self.is_reused or not self._request:
             return False
         self.is_reused = False
-        self._lease.endpoint.row[E_RETRIES] += 1
+        self.endpoint.row[E_RETRIES] += 1
         self.drop()
         self._connecting = self._pool.connect(exchange)
         return True

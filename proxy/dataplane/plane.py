@@ -154,23 +154,26 @@ class Plane:
     ) -> None:
         """Count an exchange that ended, and log it."""
         self.exchanges -= 1
+        head, reply = exchange.head, exchange.reply
+        received_bytes, sent_bytes = exchange.received_bytes, reply.sent_bytes
         row = self.row
         row[W_REQUESTS] += 1
-        row[W_RECEIVED_BYTES] += exchange.received_bytes + len(exchange.head.raw)
-        row[W_SENT_BYTES] += exchange.reply.sent_bytes
+        row[W_RECEIVED_BYTES] += received_bytes + len(head.raw)
+        row[W_SENT_BYTES] += sent_bytes
         if reason is not None:
             row[W_REFUSALS + REASON_INDEX[reason]] += 1
         attempt = exchange.attempt
         if attempt is not None:
             seconds = now - exchange.started
             row = attempt.endpoint.row
-            status = exchange.reply.status or (reason.status if reason is not None else 0)
-            row[request_index(exchange.head.method, status)] += 1
+            status = reply.status or (reason.status if reason is not None else 0)
+            row[request_index(head.method, status)] += 1
             if status != 101:  # how long a tunnel was open says nothing about the endpoint
                 row[latency_index(seconds)] += 1
                 row[E_LATENCY_SUM_US] += int(seconds * 1e6)
-            row[E_SENT_BYTES] += exchange.received_bytes
-            row[E_RECEIVED_BYTES] += exchange.reply.sent_bytes
+            if received_bytes:
+                row[E_SENT_BYTES] += received_bytes
+            row[E_RECEIVED_BYTES] += sent_bytes
         if self.access_log.enabled:
             self._log_exchange(exchange, downstream, outcome, reason, now)
 
