@@ -108,7 +108,8 @@ class Attempt:
         if upstream is not None and upstream.wire.is_open and not upstream.wire.is_blocked:
             self.upstream = None
             upstream.relay = None
-            upstream.wire.resume()
+            if upstream.wire.is_paused:
+                upstream.wire.resume()
             self._pool.put(upstream, now)
 
     def drop(self) -> None:
@@ -123,5 +124,6 @@ class Attempt:
 
     def end(self, outcome: Outcome) -> None:
         """Drop what was not given back, and release the lease."""
-        self.drop()
+        if self.upstream is not None or self._connecting is not None:
+            self.drop()
         self._lease.release(outcome)

@@ -15,6 +15,7 @@ from proxy.policy.route import CompiledRoute
 _CLOSE_ENDS = tuple(via + b"\r\nConnection: close" + HEAD_END for via in VIA_LINES)
 _KEEP_ALIVE_ENDS = tuple(via + b"\r\nConnection: keep-alive" + HEAD_END for via in VIA_LINES)
 _PLAIN_ENDS = tuple(via + HEAD_END for via in VIA_LINES)
+LENGTH_LINE = b"\r\nContent-Length: %d"
 _CHUNKED_LINE = b"\r\nTransfer-Encoding: chunked"
 
 
@@ -33,7 +34,7 @@ def compose_request(
     if head.chunked:
         parts.append(_CHUNKED_LINE)
     elif head.length >= 0:
-        parts.append(b"\r\nContent-Length: %d" % head.length)
+        parts.append(LENGTH_LINE % head.length)
     if head.expect:
         parts.append(b"\r\nExpect: 100-continue")
     if head.upgrade:
@@ -94,17 +95,12 @@ def can_have_body(request: RequestHead, head: ReplyHead) -> bool:
     return request.method != b"HEAD" and head.status != 304 and head.status != 204
 
 
-def length_line(head: ReplyHead) -> bytes:
-    """The line that tells the client the length of the reply's body."""
-    return b"\r\nContent-Length: %d" % head.length
-
-
 def frame_reply(
     request: RequestHead, head: ReplyHead, trailer_bytes: int
 ) -> tuple[BodyReader | None, bytes, bool]:
     """How the body of a reply goes out: its reader (`None` = there is none), the line that says so to the client, and
     whether the client's connection can carry another reply after it (RFC 9112 6.3)."""
-    line = b"" if head.length < 0 else length_line(head)
+    line = b"" if head.length < 0 else LENGTH_LINE % head.length
     if head.status == 204:
         return None, b"", True  # never with a length, RFC 9110 8.6
     if not can_have_body(request, head):

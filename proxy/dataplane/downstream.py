@@ -107,12 +107,6 @@ class Downstream(asyncio.Protocol):
         return f"Downstream({self.peer!r}, {self.phase.value}, {len(self._buffer)} bytes, {self.relay!r})"
 
     @property
-    def must_close(self) -> bool:
-        """Whether this connection takes no further request."""
-        limit = self._plane.table.limits.requests_per_connection
-        return self._plane.is_draining or (limit > 0 and self._requests >= limit)
-
-    @property
     def is_half_closed(self) -> bool:
         """Whether the client has sent FIN, and waits for its answer."""
         return self._probe_times is not None
@@ -285,16 +279,14 @@ class Downstream(asyncio.Protocol):
         elif self._probe_times is not None:
             self.close()
         else:
-            self._go_idle(now)
-
-    def _go_idle(self, now: float) -> None:
-        plane = self._plane
-        self.resume()
-        self.phase = _IDLE
-        self.idle_since = now
-        self.deadline = 0.0
-        del plane.active[self]
-        plane.idle[self] = None
+            if self.wire.is_paused:
+                self.resume()
+            self.phase = _IDLE
+            self.idle_since = now
+            self.deadline = 0.0
+            plane = self._plane
+            del plane.active[self]
+            plane.idle[self] = None
 
     def _read_heads(self, data: bytes) -> None:
         """Serve the requests in `data` up to one that is not answered at once, or not all here."""
@@ -346,6 +338,8 @@ class Downstream(asyncio.Protocol):
         self.phase = _BUSY
         self.deadline = 0.0
         exchange = Exchange(self, plane, head, plane.monotonic())
+        if 0 < limits.requests_per_connection <= self._requests:
+            exchange.reply.keep_alive = False
         self.relay = exchange
         plane.exchanges += 1
         return exchange

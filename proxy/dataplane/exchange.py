@@ -241,7 +241,8 @@ class Exchange:
             timeout, reason = timeouts.response_s, _RESPONSE_TIMEOUT
         else:
             timeout, reason = self._table.timeouts.body_s, Reason.BODY_TIMEOUT
-        downstream.set_deadline(now + timeout if timeout else 0.0, reason)
+        downstream.deadline = now + timeout if timeout else 0.0
+        downstream.deadline_reason = reason
 
     def on_request_data(self, data: bytes) -> None:
         """More of the request's body."""
@@ -314,8 +315,8 @@ class Exchange:
         self._after_reply_piece(now)
 
     def _settle_keep_alive(self) -> None:
-        """No request follows on a connection with an unread one, a tunnel that came to nothing, or one too many."""
-        if self._upload is not None or self.head.upgrade or self._downstream.must_close:
+        """No request follows on a connection with an unread one, a tunnel that came to nothing, or during a drain."""
+        if self._upload is not None or self.head.upgrade or self._plane.is_draining:
             self.reply.keep_alive = False
 
     def _after_reply_piece(self, now: float) -> None:

@@ -8,12 +8,12 @@ exchange's business.
 from typing import TYPE_CHECKING
 
 from proxy.dataplane.compose import (
+    LENGTH_LINE,
     can_have_body,
     compose_interim,
     compose_reply,
     compose_switch,
     frame_reply,
-    length_line,
 )
 from proxy.dataplane.framing import BadBody, BodyReader
 from proxy.dataplane.headers import HEAD_END
@@ -121,7 +121,7 @@ class Reply:
         is_suspect = False
         if head.length == len(rest) and can_have_body(request, head):
             # All of it is here, as of most small replies: there is nothing left to count.
-            body, framing, can_continue = None, length_line(head), True
+            body, framing, can_continue = None, LENGTH_LINE % head.length, True
             self.rest = b""
         else:
             body, framing, can_continue = frame_reply(request, head, limits.header_bytes)
