@@ -21,6 +21,7 @@ import typer
 
 from proxy import __version__
 from proxy.errors import ConfigError, ProxyError
+from proxy.scoreboard import MAX_WORKERS
 
 if TYPE_CHECKING:
     from proxy.config.faults import Fault
@@ -69,22 +70,23 @@ def run(
         int | None,
         typer.Option(
             min=1,
-            max=1024,
+            max=MAX_WORKERS,
             metavar="N",
-            help="Instead of `workers` in the file. This version runs one process whatever the number.",
+            help="Data-plane processes, instead of `workers` in the file.",
         ),
     ] = None,
 ) -> None:
     """Run the proxy in the foreground.
 
-    SIGTERM and SIGINT drain and stop (a second one stops at once), SIGUSR1 reopens the access log, SIGHUP
-    is ignored. Exits with 0 after a drain and with 2 when the file has faults, which are printed first.
+    SIGTERM and SIGINT drain and stop (a second one stops at once), SIGUSR1 reopens the access log, SIGUSR2
+    replaces the daemon by the program that is installed now without losing a request. Exits with 0 after a
+    drain and with 2 when the file has faults, which are printed first.
     """
     # As PID 1 of a container a signal without a handler is lost, and the imports take a while.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    from proxy.daemon import run_daemon
+    from proxy.parent import become_parent
 
-    raise typer.Exit(run_daemon(config, workers))
+    become_parent(str(config), workers)
 
 
 @app.command()

@@ -169,11 +169,19 @@ class Cluster:
                 return Lease(kept)
         candidates = self._all
         if self._has_limits:
-            candidates = tuple([endpoint for endpoint in candidates if _has_room(endpoint)])
+            candidates = self._with_room(now)
         picked = self._picker.pick(candidates, facts)
         if picked is None:
             raise RoutingError(Reason.OVERLOADED if self.endpoints else Reason.NO_ENDPOINT)
         return Lease(picked)
+
+    def _with_room(self, now: float) -> tuple[Endpoint, ...]:
+        """The endpoints below their limits. Before there is none, another worker's may have become free just now."""
+        candidates = tuple([endpoint for endpoint in self._all if _has_room(endpoint)])
+        if not candidates:
+            self._refresh(now)
+            candidates = tuple([endpoint for endpoint in self._all if _has_room(endpoint)])
+        return candidates
 
     @property
     def picker(self) -> Picker[Endpoint]:

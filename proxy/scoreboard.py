@@ -1,17 +1,29 @@
-"""The ledger of gauges and counters: single-writer rows of 64-bit words, summed by whoever reads.
+"""The ledger of gauges and counters: single-writer rows of 64-bit words in shared memory, summed by whoever reads.
 
-Each worker writes only its own rows, with plain `+=` on a `memoryview` of 64-bit words, so there are no locks and the
+Each process writes only its own rows, with plain `+=` on a `memoryview` of 64-bit words, so there are no locks and the
 request path pays about 75 ns a count. Control reads the rows for metrics and status at no cost to the workers. Gauges
-and counters are apart: a dead worker's gauges can be cleared while its counters stay, so that no counter goes down.
+and counters are apart: a dead worker's gauges are cleared while its counters stay, so that no counter goes down.
 
-Layout, in words, of one worker's part: `WORKER_WORDS` for the worker, then `ENDPOINT_WORDS` for each endpoint slot.
+The memory is a memfd that the parent makes and every process inherits; pages that nobody writes cost nothing. An
+aligned word is written and read whole, but the order between two words is not kept: what is longer than a word
+travels by mailbox. Layout, in words:
+
+    header      HEADER_WORDS      what the memory is: a mismatch is refused
+    parent      PARENT_WORDS      written by the parent
+    processes   SLOT_WORDS each   one row per worker slot, written by the parent
+    control     CONTROL_WORDS     written by control
+    workers     one part per worker slot, written by the worker in it (by the parent when it is dead):
+                WORKER_WORDS for itself, then ENDPOINT_WORDS for each endpoint slot
 """
 
 import mmap
+import os
+import sys
 from bisect import bisect_left
 from collections.abc import Sequence
+from hashlib import blake2b
 
-from proxy.errors import Reason
+from proxy.errors import ProxyError, Reason
 
 # The methods that have a column of their own; all others count as OTHER.
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "OTHER")
@@ -39,6 +51,45 @@ LATENCY_BOUNDS_S = tuple(
     mantissa * 10.0**exponent for exponent in range(-4, 3) for mantissa in (1.0, 2.0, 5.0)
 )
 
+# Words of the header.
+H_MAGIC = 0
+H_LAYOUT = 1
+H_WORKERS = 2
+H_ENDPOINTS = 3
+HEADER_WORDS = 8
+MAGIC = int.from_bytes(b"homeport", "big")
+
+# Words of the parent. Times are of the monotonic clock, which all processes of a host share.
+P_PID = 0
+P_STATE = 1
+P_GENERATION = 2
+P_WANTED_WORKERS = 3
+P_USED_SLOTS = 4
+P_STARTED_MS = 5
+P_REEXECS = 6
+P_CONTROL_PID = 7
+P_CONTROL_STARTED_MS = 8
+P_CONTROL_STARTS = 9
+P_CONTROL_STUCK = 10
+P_CONTROL_EXIT = 11
+PARENT_WORDS = 16
+
+# Words of a process in a worker slot.
+S_PID = 0
+S_STATE = 1
+S_STARTED_MS = 2
+S_STARTS = 3
+S_STUCK = 4
+S_EXIT = 5
+SLOT_WORDS = 8
+
+# Words of control.
+C_HEARTBEAT_MS = 0
+C_ENDPOINT_SLOTS = 1
+C_DNS_LOOKUPS = 2
+C_DNS_FAILURES = 3
+CONTROL_WORDS = 64
+
 # Words of a worker's own row. Gauges first.
 W_HEARTBEAT_MS = 0
 W_CONNECTIONS = 1
@@ -46,6 +97,7 @@ W_TUNNELS = 2
 W_BUFFERED_BYTES = 3
 W_GENERATION = 4
 W_EXCHANGES = 5
+W_ACCEPTING = 6
 WORKER_GAUGES = 8
 W_ACCEPTED = 8
 W_REQUESTS = 9
@@ -77,6 +129,25 @@ E_REQUESTS = E_LATENCY + len(LATENCY_BOUNDS_S) + 1
 ENDPOINT_WORDS = E_REQUESTS + len(METHODS) * STATUS_COLUMNS
 MAX_ENDPOINTS = 1024
 
+# Worker slots. Half are for workers that still drain while others have taken over, after a re-exec.
+SLOTS = 32
+MAX_WORKERS = SLOTS // 2
+
+# What P_STATE says.
+STATE_STARTING = 0
+STATE_RUNNING = 1
+STATE_DRAINING = 2
+
+# What S_STATE says of a slot.
+SLOT_EMPTY = 0
+SLOT_SERVING = 1
+SLOT_RETIRING = 2
+SLOT_WAITING = 3
+"""Its worker died; the next one starts after a pause."""
+
+# A row whose heartbeat is older than this many milliseconds says nothing about now: two ticks of a worker.
+FRESH_MS = 200
+
 
 def latency_index(seconds: float) -> int:
     """Word of an endpoint's row that counts an answer which took `seconds`."""
@@ -100,56 +171,125 @@ Row = memoryview
 """64-bit signed words; index with the constants of this module."""
 
 
-class Scoreboard:
-    """Rows for `workers` workers with `endpoints` endpoint slots each, all zero at first."""
+def _layout() -> int:
+    """A number that changes with the meaning of any word, so that two versions never misread each other."""
+    names = {name: value for name, value in globals().items() if name.isupper() and isinstance(value, int)}
+    told = repr((sorted(names.items()), METHODS, STATUS_LABELS, LATENCY_BOUNDS_S, [r.name for r in Reason]))
+    return int.from_bytes(blake2b(told.encode(), digest_size=7).digest(), "big")
 
-    def __init__(self, workers: int = 1, endpoints: int = MAX_ENDPOINTS) -> None:
+
+class LayoutMismatch(ProxyError):
+    """The memory was laid out by another version of Homeport."""
+
+
+class Scoreboard:
+    """Rows for `workers` worker slots with `endpoints` endpoint slots each, all zero at first.
+
+    Makes a memory of its own, or attaches to the one that the descriptor `fd` names (and does not close it). Raises
+    `LayoutMismatch` when that one is of another version.
+    """
+
+    def __init__(self, workers: int = 1, endpoints: int = MAX_ENDPOINTS, *, fd: int | None = None) -> None:
+        if fd is not None:
+            workers, endpoints = _read_header(fd)
         self.workers = workers
         self.endpoints = endpoints
         self._words_per_worker = WORKER_WORDS + endpoints * ENDPOINT_WORDS
-        # Anonymous memory: a page that no endpoint uses costs nothing.
-        self._memory = mmap.mmap(-1, workers * self._words_per_worker * 8)
-        self._words = memoryview(self._memory).cast("q")
+        self._slots_at = HEADER_WORDS + PARENT_WORDS
+        self._control_at = self._slots_at + workers * SLOT_WORDS
+        self._workers_at = self._control_at + CONTROL_WORDS
+        size = (self._workers_at + workers * self._words_per_worker) * 8
+        self.fd = os.memfd_create("homeport-scoreboard") if fd is None else fd
+        """The memory; close-on-exec unless passed on."""
+        if fd is None:
+            os.ftruncate(self.fd, size)
+        elif os.fstat(fd).st_size != size:
+            raise LayoutMismatch("the scoreboard has another size than its header says")
+        self._words = memoryview(mmap.mmap(self.fd, size)).cast("q")
+        if fd is None:
+            self._words[:4] = memoryview(_words(MAGIC, _layout(), workers, endpoints)).cast("q")
+            self.parent_row[P_USED_SLOTS] = workers
+
+    def __repr__(self) -> str:
+        return f"Scoreboard({self.workers} workers, {self.endpoints} endpoints)"
+
+    @property
+    def parent_row(self) -> Row:
+        """The words of the parent."""
+        return self._words[HEADER_WORDS : HEADER_WORDS + PARENT_WORDS]
+
+    @property
+    def control_row(self) -> Row:
+        """The words of control."""
+        return self._words[self._control_at : self._control_at + CONTROL_WORDS]
+
+    def slot_row(self, worker: int) -> Row:
+        """What the parent says of the process in worker slot `worker` (from 0)."""
+        start = self._slots_at + worker * SLOT_WORDS
+        return self._words[start : start + SLOT_WORDS]
 
     def worker_row(self, worker: int) -> Row:
-        """The words of worker number `worker` (from 0)."""
-        start = worker * self._words_per_worker
+        """The words of the worker in slot `worker` (from 0)."""
+        start = self._workers_at + worker * self._words_per_worker
         return self._words[start : start + WORKER_WORDS]
 
     def endpoint_row(self, worker: int, slot: int) -> Row:
-        """The words of the endpoint in `slot` (from 0) as seen by `worker`."""
-        start = worker * self._words_per_worker + WORKER_WORDS + slot * ENDPOINT_WORDS
+        """The words of the endpoint in `slot` (from 0) as seen by the worker in slot `worker`."""
+        start = self._workers_at + worker * self._words_per_worker + WORKER_WORDS + slot * ENDPOINT_WORDS
         return self._words[start : start + ENDPOINT_WORDS]
 
     def live_workers(self) -> list[int]:
         """Numbers of the workers that run: a heartbeat is a gauge, which is cleared when its worker ends."""
-        step = self._words_per_worker
-        return [worker for worker in range(self.workers) if self._words[worker * step + W_HEARTBEAT_MS]]
+        words, start, step = self._words, self._workers_at + W_HEARTBEAT_MS, self._words_per_worker
+        return [worker for worker in self.used_workers if words[start + worker * step]]
 
     def endpoint_words(self, word: int, workers: Sequence[int], slots: Sequence[int]) -> list[int]:
         """`word` of each of the endpoints in `slots`, summed over `workers`."""
         words = self._words
         sums = [0] * len(slots)
         for worker in workers:
-            start = worker * self._words_per_worker + WORKER_WORDS + word
+            start = self._workers_at + worker * self._words_per_worker + WORKER_WORDS + word
             found = [words[start + slot * ENDPOINT_WORDS] for slot in slots]
             sums = found if len(workers) == 1 else [a + b for a, b in zip(sums, found, strict=True)]
         return sums
 
-    def worker_sum(self, word: int) -> int:
-        """Sum of `word` over all workers."""
-        step = self._words_per_worker
-        return sum(self._words[worker * step + word] for worker in range(self.workers))
+    @property
+    def used_workers(self) -> range:
+        """The worker slots that have ever been in use; the others' pages are better not touched."""
+        return range(self._words[HEADER_WORDS + P_USED_SLOTS])
 
     def endpoint_sum(self, slot: int) -> list[int]:
         """An endpoint's words summed over all workers."""
-        total = self.endpoint_row(0, slot).tolist()
-        for worker in range(1, self.workers):
-            total = [a + b for a, b in zip(total, self.endpoint_row(worker, slot).tolist(), strict=True)]
+        total = [0] * ENDPOINT_WORDS
+        for worker in self.used_workers:
+            row = self.endpoint_row(worker, slot).tolist()
+            total = [a + b for a, b in zip(total, row, strict=True)]
         return total
 
     def clear_endpoint(self, slot: int) -> None:
         """Zero an endpoint's words in every worker's part, before the slot serves another endpoint."""
-        for worker in range(self.workers):
-            row = self.endpoint_row(worker, slot)
-            row[:] = memoryview(bytes(len(row) * 8)).cast("q")
+        for worker in self.used_workers:
+            _clear(self.endpoint_row(worker, slot))
+
+    def clear_gauges(self, worker: int) -> None:
+        """Zero what a dead worker said of the moment; what it counted stays."""
+        _clear(self.worker_row(worker)[:WORKER_GAUGES])
+        # Rows beyond were never written: reading them would make their pages.
+        for slot in range(min(self.control_row[C_ENDPOINT_SLOTS], self.endpoints)):
+            _clear(self.endpoint_row(worker, slot)[:ENDPOINT_GAUGES])
+
+
+def _clear(row: Row) -> None:
+    row[:] = memoryview(bytes(len(row) * 8)).cast("q")
+
+
+def _words(*values: int) -> bytes:
+    return b"".join(value.to_bytes(8, sys.byteorder, signed=True) for value in values)
+
+
+def _read_header(fd: int) -> tuple[int, int]:
+    """Worker and endpoint slots of the memory `fd`. Raises `LayoutMismatch`."""
+    words = memoryview(os.pread(fd, HEADER_WORDS * 8, 0)).cast("q")
+    if len(words) < HEADER_WORDS or words[H_MAGIC] != MAGIC or words[H_LAYOUT] != _layout():
+        raise LayoutMismatch("the scoreboard was laid out by another version")
+    return words[H_WORKERS], words[H_ENDPOINTS]

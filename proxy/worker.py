@@ -1,42 +1,46 @@
-"""Composition root of the data plane: listeners, connections and the state they share, behind a snapshot.
+"""`python -m proxy.worker`: a process of the data plane. It serves from the last snapshot it was given, come what may.
+
+The parent gives it a slot of the scoreboard and a mailbox; through that come snapshots and listening sockets. Signals
+from the parent: SIGTERM drains and ends it, a second one ends it at once; SIGUSR1 reopens the access log.
 
 Nothing of the control plane's libraries is imported here, directly or not; import-linter checks it.
 """
 
+import argparse
 import asyncio
+import gc
+import logging
+import os
 import random
+import signal
 import socket
 from collections import Counter
+from collections.abc import Mapping
 
-from proxy.clock import Clock
+import uvloop
+
+from proxy import children
+from proxy.clock import Clock, SystemClock
 from proxy.cluster import build_clusters
-from proxy.dataplane.listener import ConnectionCap, Listener, bind_socket
+from proxy.dataplane.gate import AcceptGate
+from proxy.dataplane.listener import ConnectionCap, Listener
 from proxy.dataplane.plane import Plane
-from proxy.errors import ConfigError
-from proxy.model import Address
-from proxy.scoreboard import W_GENERATION, Scoreboard
-from proxy.snapshot import ListenerSpec, Snapshot
+from proxy.mailbox import Channel, Message, unsealed
+from proxy.scoreboard import W_ACCEPTING, W_GENERATION, Scoreboard
+from proxy.snapshot import Snapshot
+from proxy.snapshot_codec import decode_snapshot
 from proxy.table import Table
 from proxy.telemetry.access_log import AccessLog
+
+_log = logging.getLogger("homeport")
 
 # Seconds between two looks whether a drain is over.
 _DRAIN_LOOK_S = 0.05
 # Seconds that the access log is given for its last lines.
 _LOG_CLOSE_S = 2.0
 
-
-def open_sockets(listeners: tuple[ListenerSpec, ...]) -> dict[str, socket.socket]:
-    """A listening socket for each of `listeners`, by name; all of them, or none and `ConfigError`."""
-    sockets: dict[str, socket.socket] = {}
-    for index, spec in enumerate(listeners):
-        try:
-            sockets[spec.name] = bind_socket(spec)
-        except OSError as error:
-            for sock in sockets.values():
-                sock.close()
-            expected = f"an address that can be bound ({error.strerror or error})"
-            raise ConfigError(f"listeners[{index}].bind", str(spec.bind), expected) from error
-    return sockets
+EXIT_OK = 0
+EXIT_FORCED = 1
 
 
 class Worker:
@@ -53,27 +57,24 @@ class Worker:
     ) -> None:
         self._number = number
         self._scoreboard = scoreboard
+        self._row = scoreboard.worker_row(number)
         self._loop = loop
         self._clock = clock
         self._rng = rng
         self._plane: Plane | None = None
-        self._listeners: list[Listener] = []
-        self.is_draining = False
+        self._cap = ConnectionCap()
+        self._gate = AcceptGate(scoreboard, number, clock.monotonic)
+        self._clients: Counter[str] = Counter()
+        self._listeners: dict[str, Listener] = {}
 
-    @property
-    def generation(self) -> int:
-        """Generation of the snapshot in use; 0 before the first."""
-        return self._plane.table.generation if self._plane is not None else 0
+    def __repr__(self) -> str:
+        return f"Worker({self._number}, {self._plane!r})"
 
-    @property
-    def addresses(self) -> tuple[tuple[str, Address], ...]:
-        """Name and actual address of each open listener."""
-        return tuple((listener.name, listener.address) for listener in self._listeners)
+    def apply(self, snapshot: Snapshot, sockets: Mapping[str, socket.socket], workers: int = 1) -> None:
+        """Serve from `snapshot` from the next request on.
 
-    def apply(self, snapshot: Snapshot) -> None:
-        """Serve from `snapshot` from the next request on; with the first one, open the listeners.
-
-        Raises `ConfigError` when a listener cannot be bound; then nothing has changed.
+        `sockets` are the listening ones by listener name, and belong to the worker from now on; `workers` is how many
+        processes share them.
         """
         plane = self._plane
         clusters = build_clusters(
@@ -85,59 +86,169 @@ class Worker:
         )
         table = Table(snapshot, clusters)
         if plane is None:
-            self._open(table)
+            plane = self._start_plane(table)
         else:
             plane.apply(table)
-        self._scoreboard.worker_row(self._number)[W_GENERATION] = snapshot.generation
+        self._gate.workers = workers
+        if not plane.is_draining:
+            self._update_listeners(plane, snapshot, sockets)
+        self._row[W_GENERATION] = snapshot.generation
 
-    def _open(self, table: Table) -> None:
-        snapshot = table.snapshot
-        sockets = open_sockets(snapshot.listeners)
+    def _start_plane(self, table: Table) -> Plane:
         plane = self._plane = Plane(
             loop=self._loop,
             clock=self._clock,
             rng=self._rng,
-            row=self._scoreboard.worker_row(self._number),
+            row=self._row,
             table=table,
-            access_log=AccessLog(snapshot.access_log.sink),
+            access_log=AccessLog(table.snapshot.access_log.sink),
         )
         plane.start()
-        cap = ConnectionCap()
-        clients: Counter[str] = Counter()
-        self._listeners = [
-            Listener(spec, sockets[spec.name], plane, cap, clients) for spec in snapshot.listeners
-        ]
-        for listener in self._listeners:
-            listener.start()
+        return plane
+
+    def _update_listeners(
+        self, plane: Plane, snapshot: Snapshot, sockets: Mapping[str, socket.socket]
+    ) -> None:
+        """Listen on `sockets`; those that are open already stay as they are."""
+        for name, listener in list(self._listeners.items()):
+            sock = sockets.get(name)
+            if sock is None or not listener.is_on(sock):
+                listener.stop()
+                del self._listeners[name]
+        for spec in snapshot.listeners:
+            sock = sockets[spec.name]
+            known = self._listeners.get(spec.name)
+            if known is not None:
+                sock.close()  # another descriptor of the same
+                known.update(spec)
+            else:
+                listener = Listener(spec, sock, plane, self._cap, self._gate, self._clients)
+                self._listeners[spec.name] = listener
+                listener.start()
+        self._row[W_ACCEPTING] = bool(self._listeners)
 
     def reopen_log(self) -> None:
         """Open the access log's file again, after it was renamed."""
         if self._plane is not None:
             self._plane.access_log.reopen()
 
-    async def drain(self, timeout_s: float) -> int:
-        """Accept no more, answer what is in flight with `Connection: close`, and end within `timeout_s`.
+    async def drain(self) -> int:
+        """Accept no more, answer what is in flight with `Connection: close`, and end within the drain timeout.
 
         Returns the number of connections that had to be cut.
         """
-        self.is_draining = True
         plane = self._plane
         if plane is None:
             return 0
         plane.begin_drain()
-        for listener in self._listeners:
-            listener.stop()
-        self._listeners = []
-        deadline = self._clock.monotonic() + timeout_s
+        self._stop_listening()
+        deadline = self._clock.monotonic() + plane.table.snapshot.drain_timeout_s
         while plane.connections and self._clock.monotonic() < deadline:
             await self._clock.sleep(_DRAIN_LOOK_S)
         return plane.connections
 
     def stop(self) -> None:
         """Cut what is left and write the last lines of the log."""
-        for listener in self._listeners:
-            listener.stop()
-        self._listeners = []
+        self._stop_listening()
         if self._plane is not None:
             self._plane.stop()
             self._plane.access_log.close(_LOG_CLOSE_S)
+
+    def _stop_listening(self) -> None:
+        self._row[W_ACCEPTING] = 0
+        for listener in self._listeners.values():
+            listener.stop()
+        self._listeners.clear()
+
+
+class _Process:
+    """A worker, its mailbox and its signals."""
+
+    def __init__(self, worker: Worker, mailbox: Channel) -> None:
+        self._worker = worker
+        self._mailbox = mailbox
+        self._stopping = asyncio.Event()
+        self._forced = asyncio.Event()
+        self._generation = 0
+
+    async def run(self) -> int:
+        """Serve until told to stop. Returns the exit code."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._on_stop)
+        loop.add_signal_handler(signal.SIGUSR1, self._worker.reopen_log)
+        loop.add_reader(self._mailbox.fileno(), self._on_mail)
+        await self._stopping.wait()
+        loop.remove_reader(self._mailbox.fileno())
+        try:
+            return await self._drain()
+        finally:
+            self._worker.stop()
+
+    def _on_stop(self) -> None:
+        if self._stopping.is_set():
+            self._forced.set()
+        self._stopping.set()
+
+    def _on_mail(self) -> None:
+        try:
+            message = self._mailbox.receive()
+        except EOFError:
+            self._stopping.set()  # no parent, and nobody else to send anything
+            return
+        if message is not None:
+            self._on_message(message)
+
+    def _on_message(self, message: Message) -> None:
+        generation = message.body["serve"]
+        if generation <= self._generation:
+            message.close()  # meant for a predecessor in this slot
+            return
+        snapshot_fd, *socket_fds = message.fds
+        snapshot = decode_snapshot(unsealed(snapshot_fd))
+        os.close(snapshot_fd)
+        names = message.body["listeners"]
+        sockets = {name: socket.socket(fileno=fd) for name, fd in zip(names, socket_fds, strict=True)}
+        self._worker.apply(snapshot, sockets, message.body["workers"])
+        if not self._generation:
+            # What exists now lives as long as the process: the collector need not look at it again. Exchanges leave no
+            # cycles behind, so it may also look less often; with 10 000 connections each full look takes milliseconds.
+            gc.freeze()
+            gc.set_threshold(20_000, 20, 50)
+        self._generation = generation
+
+    async def _drain(self) -> int:
+        """Let exchanges finish, unless a second signal forces the end."""
+        drain = asyncio.ensure_future(self._worker.drain())  # noqa: TID251 awaited below, needs no name
+        forced = asyncio.ensure_future(self._forced.wait())  # noqa: TID251 cancelled below
+        await asyncio.wait((drain, forced), return_when=asyncio.FIRST_COMPLETED)
+        forced.cancel()
+        if not drain.done():
+            drain.cancel()
+            return EXIT_FORCED
+        if cut := drain.result():
+            _log.warning("drain timeout: %d connections were cut", cut)
+        return EXIT_OK
+
+
+def main() -> int:
+    """The process, until it is told to stop. Returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m proxy.worker")
+    for name in ("parent", "slot", "board", "mailbox"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    options = parser.parse_args()
+    logging.basicConfig(
+        level=logging.INFO, format=f"%(asctime)s %(levelname)s worker {options.slot}: %(message)s"
+    )
+    children.end_with_parent(options.parent)
+    mailbox = Channel.from_fd(options.mailbox)
+    board = Scoreboard(fd=options.board)
+    rng = random.Random(random.SystemRandom().getrandbits(64))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        worker = Worker(
+            number=options.slot, scoreboard=board, loop=runner.get_loop(), clock=SystemClock(), rng=rng
+        )
+        return runner.run(_Process(worker, mailbox).run())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

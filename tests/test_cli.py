@@ -11,7 +11,6 @@ import pytest
 from typer.testing import CliRunner
 
 from proxy import __version__, cli
-from proxy.config.load import load_file
 from proxy.config.schema import config_json_schema
 from proxy.errors import ConfigError, ProxyError
 
@@ -165,6 +164,7 @@ def test_version_and_help():
         ["run"],
         ["run", "-c", "f", "--workers", "0"],
         ["run", "-c", "f", "--workers", "auto"],
+        ["run", "-c", "f", "--workers", "17"],
         ["demo", "--duration", "0"],
     ],
 )
@@ -175,17 +175,12 @@ def test_wrong_usage_is_2_and_no_traceback(args):
     assert "Traceback" not in output
 
 
-def test_run_hands_over_and_returns_the_code(module):
+def test_run_becomes_the_parent(module):
     calls = []
-
-    def run_daemon(path, workers):
-        calls.append((path, workers))
-        return 7
-
-    module("proxy.daemon", run_daemon=run_daemon)
-    assert invoke("run", "-c", "a.yaml")[0] == 7
-    assert invoke("run", "--config", "b.yaml", "--workers", "3")[0] == 7
-    assert calls == [(Path("a.yaml"), None), (Path("b.yaml"), 3)]
+    module("proxy.parent", become_parent=lambda config, workers: calls.append((config, workers)))
+    invoke("run", "-c", "a.yaml")
+    invoke("run", "--config", "b.yaml", "--workers", "3")
+    assert calls == [("a.yaml", None), ("b.yaml", 3)]
 
 
 def test_run_with_faults_prints_them_and_exits_with_2(bad):
@@ -204,24 +199,15 @@ def test_run_with_faults_prints_them_and_exits_with_2(bad):
     ],
 )
 def test_our_errors_are_a_line_and_a_code(module, monkeypatch, capsys, error, code, text):
-    def run_daemon(path, workers):
+    def become_parent(config, workers):
         raise error
 
-    module("proxy.daemon", run_daemon=run_daemon)
+    module("proxy.parent", become_parent=become_parent)
     monkeypatch.setattr(sys, "argv", ["homeport", "run", "-c", "f"])
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == code
     assert capsys.readouterr().err == text
-
-
-def test_faults_of_a_file_are_printed_whole(module, monkeypatch, capsys, bad):
-    module("proxy.daemon", run_daemon=lambda path, workers: load_file(path))
-    monkeypatch.setattr(sys, "argv", ["homeport", "run", "-c", str(bad)])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert caught.value.code == 2
-    assert capsys.readouterr().err.count(f"{bad}:") == 3
 
 
 def test_status_takes_its_address_and_token_from_flags_or_environment(module, monkeypatch):

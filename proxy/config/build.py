@@ -43,17 +43,23 @@ class SlotAllocator:
     """Which row of the scoreboard belongs to which endpoint id, stable for as long as the endpoint is
     known."""
 
-    def __init__(self, capacity: int = MAX_ENDPOINTS) -> None:
-        self._slots: dict[str, int] = {}
+    def __init__(self, capacity: int = MAX_ENDPOINTS, held: Mapping[str, int] | None = None) -> None:
+        """`held` are the slots that endpoints have already."""
+        self._slots = dict(held or {})
         self._capacity = capacity
         # Lowest first, so that rows stay close together: pages that no endpoint uses cost nothing.
-        self._free = list(range(capacity))
+        self._free = sorted(set(range(capacity)) - set(self._slots.values()))
 
     def __repr__(self) -> str:
         return f"<SlotAllocator {len(self._slots)} of {self._capacity}>"
 
     def __contains__(self, endpoint_id: str) -> bool:
         return endpoint_id in self._slots
+
+    @property
+    def high_water(self) -> int:
+        """One above the highest slot that is held."""
+        return max(self._slots.values(), default=-1) + 1
 
     @property
     def ids(self) -> frozenset[str]:

@@ -18,6 +18,7 @@ from proxy.config import addresses, http_values, tls_values, values
 from proxy.config.faults import BadValue
 from proxy.config.values import scalar_text
 from proxy.model import TcpAddress, UnixAddress
+from proxy.scoreboard import MAX_WORKERS
 
 JsonSchema = dict[str, Any]
 _REFERENCE_JSON: JsonSchema = {"type": "string", "pattern": r"\$\{"}
@@ -126,9 +127,9 @@ def _parse_workers(value: object) -> int | None:
     if value == "auto":
         return None
     try:
-        return values.parse_integer(value, 1, 1024)
+        return values.parse_integer(value, 1, MAX_WORKERS)
     except BadValue as error:
-        raise BadValue(error.problem, "auto or a whole number from 1 to 1024") from None
+        raise BadValue(error.problem, f"auto or a whole number from 1 to {MAX_WORKERS}") from None
 
 
 def _parse_status(value: object, allowed: tuple[int, ...]) -> int:
@@ -167,8 +168,8 @@ Workers = Annotated[
     int | None,
     Kind(
         _parse_workers,
-        "auto or a whole number from 1 to 1024",
-        {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 1024}]},
+        f"auto or a whole number from 1 to {MAX_WORKERS}",
+        {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": MAX_WORKERS}]},
     ),
 ]
 

@@ -37,7 +37,8 @@ from proxy.config.tls_schema import ClusterTls, ListenerTls
 _KIB = 1024
 _MIB = 1024 * 1024
 # Each is a socket in every process; nobody needs as many.
-MAX_LISTENERS = 256
+# The parent passes all sockets and the snapshot in one message, of at most 253 descriptors.
+MAX_LISTENERS = 128
 
 
 class Listener(Section):
@@ -217,12 +218,12 @@ class Config(Section):
     listeners: Annotated[tuple[Listener, ...], AfterValidator(_check_number)] = Field(
         json_schema_extra={"minItems": 1, "maxItems": MAX_LISTENERS}
     )
-    """Sockets that take connections, 1 to 256. Required."""
+    """Sockets that take connections, 1 to 128. Required."""
     admin: Admin = Field(default_factory=Admin)
     """The admin API. Default: as each key says."""
     workers: Workers = written("auto")
-    """Processes that carry traffic: `auto` or 1 to 1024. Default `auto`. This version runs one process
-    whatever the number; the key is there so that a file need not change later."""
+    """Processes that carry traffic: `auto` or 1 to 16. Default `auto`: the usable cores, by CPU affinity
+    and the control group's quota, at most 8. More than there are cores only cost memory."""
     drain_timeout: Duration = written("30s")
     """How long a stop waits for exchanges in flight. Default 30s; 0 = they are cut at once."""
     clusters: tuple[Cluster, ...] = ()

@@ -80,8 +80,11 @@ class Resolver:
         clock: Clock,
         rng: random.Random,
         lookup: Lookup = system_lookup,
+        known: Mapping[str, tuple[TcpAddress, ...]] | None = None,
     ) -> None:
-        self._names = {name.key: _Name(name, clock, lookup) for name in names}
+        """`known` are the last good addresses by `host:port`, of whoever watched before."""
+        known = known or {}
+        self._names = {name.key: _Name(name, clock, lookup, known.get(name.key, ())) for name in names}
         self._on_change = on_change
         self._clock = clock
         self._rng = rng
@@ -146,9 +149,11 @@ class Resolver:
 class _Name:
     """One name: its last good addresses and the lookup under way."""
 
-    def __init__(self, spec: WatchedName, clock: Clock, lookup: Lookup) -> None:
+    def __init__(
+        self, spec: WatchedName, clock: Clock, lookup: Lookup, addresses: tuple[TcpAddress, ...]
+    ) -> None:
         self.spec = spec
-        self.addresses: tuple[TcpAddress, ...] = ()
+        self.addresses = addresses
         self.lookups_total = 0
         self.failures_total = 0
         self._clock = clock

@@ -12,15 +12,16 @@ import logging
 import os
 import resource
 import socket
-import stat
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from proxy.dataplane.downstream import Downstream
 from proxy.dataplane.forwarding import TrustedProxies
+from proxy.dataplane.gate import LOOK_S as GATE_LOOK_S
+from proxy.dataplane.gate import AcceptGate
 from proxy.errors import REASON_INDEX, Reason
-from proxy.model import TcpAddress, UnixAddress
-from proxy.scoreboard import W_ACCEPT_ERRORS, W_ACCEPTED, W_REFUSALS
+from proxy.model import TcpAddress
+from proxy.scoreboard import W_ACCEPT_ERRORS, W_ACCEPTED, W_CONNECTIONS, W_REFUSALS
 from proxy.snapshot import ListenerSpec
 from proxy.tasks import spawn
 
@@ -40,68 +41,23 @@ RETRY_S = 0.05
 EVICT_IDLE_S = 10.0
 # For this long after the last client had to wait, clients that sent FIN are taken as gone.
 CROWDED_S = 2.0
-BACKLOG = 4096
-# Unsent bytes that the kernel keeps for a client (tcp(7)). Without it a stalled reader costs up to 4 MB of kernel
-# memory, with it 86 KB; throughput of a fast reader does not change.
-NOTSENT_LOWAT_BYTES = 64 * 1024
 
 
-def bind_socket(spec: ListenerSpec) -> socket.socket:
-    """The listening socket of `spec`, bound, with the options that accepted connections inherit. Raises `OSError`."""
-    bind = spec.bind
-    if isinstance(bind, UnixAddress):
-        family = socket.AF_UNIX
-    else:
-        family = socket.AF_INET6 if ":" in bind.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if isinstance(bind, UnixAddress):
-            _remove_stale_socket(bind.path)
-            sock.bind(bind.path)
-        else:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((bind.host, bind.port))
-        sock.setblocking(False)
-        sock.listen(BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _remove_stale_socket(path: str) -> None:
-    """Remove a socket file that nobody listens on any more. Raises `OSError` when somebody does, or it is no socket."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise OSError(errno.EEXIST, f"{path}: there is a file that is no socket")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-    raise OSError(errno.EADDRINUSE, f"{path}: another process listens there")
+# The cap where there is no limit of descriptors.
+NO_CAP = 1 << 20
 
 
 class ConnectionCap:
-    """How many client connections this process takes."""
+    """How many client connections this process has descriptors for."""
 
     def __init__(self) -> None:
         self._base = len(os.listdir("/proc/self/fd")) + SPARE_DESCRIPTORS
 
-    def current(self, configured: int) -> int:
-        """The cap now; `configured` is the limit of the configuration, 0 = none."""
+    @property
+    def current(self) -> int:
+        """The cap now."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft == resource.RLIM_INFINITY:
-            return configured or 1 << 20
-        derived = connection_cap(soft - self._base)
-        return min(configured, derived) if configured else derived
+        return NO_CAP if soft == resource.RLIM_INFINITY else connection_cap(soft - self._base)
 
 
 def connection_cap(descriptors: int) -> int:
@@ -121,27 +77,32 @@ class Listener:
         sock: socket.socket,
         plane: "Plane",
         cap: ConnectionCap,
+        gate: AcceptGate,
         clients: Counter[str],
     ) -> None:
-        self.spec = spec
         self.name = spec.name
-        self.trusted = TrustedProxies(spec.trusted_proxies)
+        self.update(spec)
         self._sock = sock
         self._plane = plane
         self._cap = cap
+        self._gate = gate
         self._clients = clients
         """Connections by address, over all listeners."""
         self._adopting = 0
         self._retry: asyncio.TimerHandle | None = None
         self._is_open = False
-        bound = sock.getsockname()
-        self.address: TcpAddress | UnixAddress = (
-            spec.bind if isinstance(spec.bind, UnixAddress) else TcpAddress(bound[0], bound[1])
-        )
-        """What it is bound to, with the port that was free."""
 
     def __repr__(self) -> str:
-        return f"Listener({self.name!r}, {self.address})"
+        return f"Listener({self.name!r}, {self.spec.bind})"
+
+    def update(self, spec: ListenerSpec) -> None:
+        """Take over what a new snapshot says of this listener, for connections that come from now on."""
+        self.spec = spec
+        self.trusted = TrustedProxies(spec.trusted_proxies)
+
+    def is_on(self, sock: socket.socket) -> bool:
+        """Whether `sock` is another descriptor of the socket that this listens on."""
+        return os.path.sameopenfile(sock.fileno(), self._sock.fileno())
 
     def start(self) -> None:
         """Take connections."""
@@ -159,31 +120,31 @@ class Listener:
         while self._has_room() and self._accept():
             pass
         self._sock.close()
-        if isinstance(self.address, UnixAddress):
-            try:
-                os.unlink(self.address.path)
-            except FileNotFoundError:
-                pass
 
     def _on_readable(self) -> None:
         if not self._has_room():
-            self._wait()
+            self._wait(RETRY_S)
+        elif not self._gate.is_open():
+            self._wait(GATE_LOOK_S)
         else:
             self._accept()
 
     def _has_room(self) -> bool:
         plane = self._plane
-        cap = self._cap.current(plane.table.limits.connections)
-        has_room = plane.connections + self._adopting < cap or plane.evict_idle(EVICT_IDLE_S)
+        limit = plane.table.limits.connections
+        own = plane.connections + self._adopting
+        has_room = own < self._cap.current and (not limit or own + self._gate.other_connections < limit)
+        if not has_room:
+            has_room = plane.evict_idle(EVICT_IDLE_S)
         if not has_room:
             plane.crowded_until = plane.monotonic() + CROWDED_S
         return has_room
 
-    def _wait(self) -> None:
+    def _wait(self, seconds: float) -> None:
         """Look away for a moment: a listening socket that is not read stays ready and would burn a core."""
         loop = self._plane.loop
         loop.remove_reader(self._sock.fileno())
-        self._retry = loop.call_later(RETRY_S, self.start)
+        self._retry = loop.call_later(seconds, self.start)
 
     def _accept(self) -> bool:
         """Take one connection; false when there is none, or no descriptor for it."""
@@ -194,14 +155,16 @@ class Listener:
         except OSError as error:
             self._plane.row[W_ACCEPT_ERRORS] += 1
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM) and self._is_open:
-                self._wait()
+                self._wait(RETRY_S)
             return error.errno == errno.ECONNABORTED
-        self._plane.row[W_ACCEPTED] += 1
+        row = self._plane.row
+        row[W_ACCEPTED] += 1
         peer = address[0] if isinstance(address, tuple) else ""
         if not self.spec.proxy_protocol and self._is_crowded_by(peer):
-            self._plane.row[W_REFUSALS + REASON_INDEX[Reason.TOO_MANY_CONNECTIONS]] += 1
+            row[W_REFUSALS + REASON_INDEX[Reason.TOO_MANY_CONNECTIONS]] += 1
             sock.close()
             return True
+        row[W_CONNECTIONS] += 1
         self._clients[peer] += 1
         self._adopting += 1
         spawn(self._adopt(sock, peer), name="adopt")
@@ -222,14 +185,16 @@ class Listener:
             # The client was gone before it was taken.
             _log.debug("listener %s: %s", self.name, error)
             sock.close()
+            self._plane.row[W_CONNECTIONS] -= 1
             self._forget_client(peer)
         finally:
             self._adopting -= 1
 
     def _is_crowded_by(self, peer: str) -> bool:
-        """Whether `peer` has as many connections as one client may."""
+        """Whether `peer` has as many connections as one client may. Each worker sees its own, of which the gate gives
+        it an even share, so it allows that share of the limit."""
         limit = self._plane.table.limits.connections_per_client
-        return limit > 0 and peer != "" and self._clients[peer] >= limit
+        return limit > 0 and peer != "" and self._clients[peer] >= -(-limit // self._gate.workers)
 
     def admit(self, downstream: Downstream, source: str) -> bool:
         """The PROXY protocol says that `downstream` comes from `source`: count it there; false when it has too many."""
@@ -241,6 +206,7 @@ class Listener:
 
     def on_closed(self, downstream: Downstream) -> None:
         """A connection of this listener has ended."""
+        self._plane.row[W_CONNECTIONS] -= 1
         self._forget_client(downstream.peer_key)
 
     def _forget_client(self, peer: str) -> None:

@@ -25,7 +25,6 @@ from proxy.scoreboard import (
     E_RECEIVED_BYTES,
     E_SENT_BYTES,
     W_BUFFERED_BYTES,
-    W_CONNECTIONS,
     W_EVICTED_IDLE,
     W_EXCHANGES,
     W_HEARTBEAT_MS,
@@ -325,7 +324,6 @@ class Plane:
     def _publish(self, now: float) -> None:
         row = self.row
         row[W_HEARTBEAT_MS] = int(now * 1000)
-        row[W_CONNECTIONS] = self.connections
         row[W_EXCHANGES] = self.exchanges
         row[W_TUNNELS] = self.tunnels
         log = self.access_log

@@ -10,8 +10,7 @@ the configured name.
 
 import gzip
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -27,8 +26,22 @@ from prometheus_client.exposition import choose_encoder, generate_latest, gzip_a
 from prometheus_client.registry import Collector
 
 import proxy
-from proxy.scoreboard import LATENCY_BOUNDS_S, Scoreboard
+from proxy.scoreboard import (
+    C_DNS_FAILURES,
+    C_DNS_LOOKUPS,
+    LATENCY_BOUNDS_S,
+    P_REEXECS,
+    P_WANTED_WORKERS,
+    Scoreboard,
+)
 from proxy.snapshot import EndpointSpec, Snapshot
+from proxy.telemetry.processes import (
+    SLOT_NAMES,
+    ProcessReading,
+    live_workers,
+    read_control,
+    read_worker_process,
+)
 from proxy.telemetry.readings import (
     EndpointReading,
     WorkerReading,
@@ -139,6 +152,26 @@ _ENDPOINT_COUNTERS: tuple[tuple[str, str, _EndpointValue], ...] = (
     ),
 )
 
+# (name, help, word) of what control counts; the words outlive it.
+_CONTROL_COUNTERS: tuple[tuple[str, str, int], ...] = (
+    ("homeport_dns_lookups", "Lookups of endpoint names.", C_DNS_LOOKUPS),
+    (
+        "homeport_dns_failures",
+        "Lookups that failed or took too long; the last addresses stay in use.",
+        C_DNS_FAILURES,
+    ),
+)
+
+# (name, help, value) of the families with the label `process`: control, worker-0, …
+_PROCESS_COUNTERS: tuple[tuple[str, str, Callable[[ProcessReading], int]], ...] = (
+    (
+        "homeport_process_starts",
+        "Starts of a process; each above the first replaces one.",
+        lambda r: r.starts_total,
+    ),
+    ("homeport_process_stuck", "Times a process hung and was killed.", lambda r: r.stuck_total),
+)
+
 SnapshotSource = Callable[[], Snapshot | None]
 
 
@@ -163,6 +196,10 @@ class ScoreboardCollector(Collector):
             snapshot.generation if snapshot else 0,
         )
         yield from self._worker_families()
+        yield from self._process_families()
+        row = self._board.control_row
+        for name, text, word in _CONTROL_COUNTERS:
+            yield CounterMetricFamily(name, text, value=row[word])
         yield from self._endpoint_families(snapshot)
 
     def _worker_families(self) -> Iterator[Metric]:
@@ -184,9 +221,33 @@ class ScoreboardCollector(Collector):
             "Generation of the snapshot the worker serves from.",
             labels=["worker"],
         )
-        for worker in range(self._board.workers):
+        for worker in live_workers(self._board):
             generations.add_metric([str(worker)], read_worker(self._board, worker).generation)
         yield generations
+
+    def _process_families(self) -> Iterator[Metric]:
+        board = self._board
+        workers = [read_worker_process(board, worker) for worker in board.used_workers]
+        states = GaugeMetricFamily("homeport_workers", "Worker processes by state.", labels=["state"])
+        for state in SLOT_NAMES.values():
+            if state != "empty":
+                states.add_metric([state], sum(each.state == state for each in workers))
+        yield states
+        yield _gauge(
+            "homeport_workers_wanted",
+            "Worker processes there should be.",
+            board.parent_row[P_WANTED_WORKERS],
+        )
+        for name, text, value in _PROCESS_COUNTERS:
+            counter = CounterMetricFamily(name, text, labels=["process"])
+            for reading in (read_control(board), *workers):
+                counter.add_metric([reading.name], value(reading))
+            yield counter
+        yield CounterMetricFamily(
+            "homeport_reexecs",
+            "Times the whole daemon was replaced while it ran.",
+            value=board.parent_row[P_REEXECS],
+        )
 
     def _endpoint_families(self, snapshot: Snapshot | None) -> Iterator[Metric]:
         endpoints = _endpoints(snapshot)
@@ -257,38 +318,12 @@ def _endpoint_info(endpoints: dict[int, tuple[str, EndpointSpec]]) -> Metric:
     return info
 
 
-@dataclass(frozen=True, slots=True)
-class CounterSource:
-    """A counter that control keeps by itself."""
-
-    name: str
-    """Without `_total`."""
-    text: str
-    read: Callable[[], float]
-    """Its value; called from another thread than the one that counts."""
-
-
-class _CounterCollector(Collector):
-    def __init__(self, sources: Sequence[CounterSource]) -> None:
-        self._sources = sources
-
-    def describe(self) -> list[Metric]:
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        for source in self._sources:
-            yield CounterMetricFamily(source.name, source.text, value=source.read())
-
-
 class MetricsPage:
-    """What `/metrics` answers: the scoreboard's families, `counters`, and those of this process."""
+    """What `/metrics` answers: the scoreboard's families, and those of this process."""
 
-    def __init__(
-        self, board: Scoreboard, snapshot: SnapshotSource, counters: Sequence[CounterSource] = ()
-    ) -> None:
+    def __init__(self, board: Scoreboard, snapshot: SnapshotSource) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(ScoreboardCollector(board, snapshot))
-        self._registry.register(_CounterCollector(counters))
         ProcessCollector(registry=self._registry)
 
     def render(self, accept: str, accept_encoding: str) -> tuple[bytes, dict[str, str]]:

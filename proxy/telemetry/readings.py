@@ -43,9 +43,9 @@ def read_worker(board: Scoreboard, worker: int) -> WorkerReading:
 
 def read_totals(board: Scoreboard) -> WorkerReading:
     """The sum over all workers."""
-    rows = [board.worker_row(worker).tolist() for worker in range(board.workers)]
-    total = [sum(words) for words in zip(*rows, strict=True)]
-    total[sb.W_GENERATION] = min(row[sb.W_GENERATION] for row in rows)
+    rows = [board.worker_row(worker).tolist() for worker in board.used_workers]
+    total = [sum(words) for words in zip(*rows, strict=True)] if rows else [0] * sb.WORKER_WORDS
+    total[sb.W_GENERATION] = min((row[sb.W_GENERATION] for row in rows if row[sb.W_GENERATION]), default=0)
     return _worker_reading(total)
 
 

@@ -7,37 +7,22 @@ the documents.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from enum import Enum
 from typing import Any
 
 import proxy
-from proxy.model import Address
-from proxy.scoreboard import Scoreboard
+from proxy.scoreboard import P_PID, P_REEXECS, P_STARTED_MS, P_WANTED_WORKERS, Scoreboard
 from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
+from proxy.telemetry.processes import (
+    ProcessReading,
+    State,
+    WorkerReport,
+    live_workers,
+    read_control,
+    read_worker_process,
+)
 from proxy.telemetry.readings import EndpointReading, WorkerReading, read_endpoints, read_totals, read_worker
 
 Document = dict[str, Any]
-
-
-class State(Enum):
-    """What the daemon does with new connections."""
-
-    STARTING = "starting"
-    """Not yet taking them."""
-    READY = "ready"
-    DRAINING = "draining"
-    """No longer taking them; finishing what is in flight."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerReport:
-    """What the data plane says of itself; control cannot see it in the scoreboard."""
-
-    state: State
-    applied_generation: int
-    """Generation of the snapshot that every worker serves from; 0 = none yet."""
-    listeners: tuple[tuple[str, Address], ...] = ()
-    """Name and actual address (the port that was bound) of each open listener."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +33,8 @@ class DaemonView:
     snapshot: Snapshot | None
     """The one that was published last; `None` before the first."""
     report: WorkerReport
-    pid: int
-    uptime_s: float
+    now: float
+    """Seconds of the monotonic clock."""
 
 
 def unready_reason(view: DaemonView) -> str | None:
@@ -76,18 +61,28 @@ def find_cluster(view: DaemonView, name: str) -> ClusterSpec | None:
 def status_document(view: DaemonView) -> Document:
     """The daemon, its workers and listeners, and a summary of each cluster."""
     snapshot, report = view.snapshot, view.report
+    board = view.board
+    parent = board.parent_row
     workers = [
-        {"id": worker, **_worker(read_worker(view.board, worker))} for worker in range(view.board.workers)
+        {
+            "id": worker,
+            **_process(read_worker_process(board, worker), view.now),
+            **_worker(read_worker(board, worker)),
+        }
+        for worker in live_workers(board)
     ]
     return {
         "version": proxy.__version__,
         "state": report.state.value,
         "unready_reason": unready_reason(view),
-        "pid": view.pid,
-        "uptime_s": round(view.uptime_s, 3),
+        "pid": parent[P_PID],
+        "uptime_s": round(view.now - parent[P_STARTED_MS] / 1000, 3),
+        "reexecs_total": parent[P_REEXECS],
         "generation": snapshot.generation if snapshot else 0,
         "applied_generation": report.applied_generation,
         "listeners": [{"name": name, "address": str(address)} for name, address in report.listeners],
+        "control": _process(read_control(board), view.now),
+        "workers_wanted": parent[P_WANTED_WORKERS],
         "workers": workers,
         "totals": _worker(read_totals(view.board)),
         "clusters": [_cluster_summary(view.board, cluster) for cluster in _clusters(snapshot)],
@@ -110,6 +105,17 @@ def cluster_document(board: Scoreboard, cluster: ClusterSpec) -> Document:
 
 def _clusters(snapshot: Snapshot | None) -> Sequence[ClusterSpec]:
     return snapshot.clusters if snapshot else ()
+
+
+def _process(reading: ProcessReading, now: float) -> Document:
+    return {
+        "pid": reading.pid,
+        "state": reading.state,
+        "process_uptime_s": round(now - reading.started_s, 3) if reading.pid else None,
+        "starts_total": reading.starts_total,
+        "stuck_total": reading.stuck_total,
+        "last_exit_code": reading.last_exit_code if reading.starts_total > 1 else None,
+    }
 
 
 def _worker(reading: WorkerReading) -> Document:

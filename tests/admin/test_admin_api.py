@@ -16,10 +16,11 @@ from proxy.admin import api
 from proxy.admin.api import MAX_CONNECTIONS, AdminServer
 from proxy.errors import ConfigError
 from proxy.model import TcpAddress, UnixAddress
-from proxy.scoreboard import Scoreboard, request_index
+from proxy.scoreboard import P_PID, Scoreboard, request_index
 from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
 from proxy.telemetry.metrics import MetricsPage
-from proxy.telemetry.status import DaemonView, State, WorkerReport
+from proxy.telemetry.processes import State, WorkerReport
+from proxy.telemetry.status import DaemonView
 
 LIMIT_S = 20.0
 LOOPBACK = TcpAddress("127.0.0.1", 0)
@@ -35,12 +36,13 @@ class Daemon:
         self.board.endpoint_row(0, 0)[request_index(b"GET", 200)] = 5
         self.snapshot = SNAPSHOT
         self.report = WorkerReport(State.READY, 3)
+        self.board.parent_row[P_PID] = 7
         self.fails = False
 
     def view(self):
         if self.fails:
             raise RuntimeError("the path is /etc/secret")
-        return DaemonView(self.board, self.snapshot, self.report, 7, 1.0)
+        return DaemonView(self.board, self.snapshot, self.report, 1.0)
 
 
 class Reply:

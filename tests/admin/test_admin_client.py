@@ -13,10 +13,11 @@ from proxy.admin.client import AdminUnreachable, parse_admin, show_status
 from proxy.admin.render import duration, latency_text, size
 from proxy.errors import Reason
 from proxy.model import TcpAddress, UnixAddress
-from proxy.scoreboard import W_REFUSALS, Scoreboard, latency_index, request_index
+from proxy.scoreboard import P_PID, W_REFUSALS, Scoreboard, latency_index, request_index
 from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
 from proxy.telemetry.metrics import MetricsPage
-from proxy.telemetry.status import DaemonView, State, WorkerReport
+from proxy.telemetry.processes import State, WorkerReport
+from proxy.telemetry.status import DaemonView
 
 LIMIT_S = 20.0
 LOOPBACK = TcpAddress("127.0.0.1", 0)
@@ -38,7 +39,8 @@ def view():
     row[request_index(b"GET", 200)] = 123456
     row[latency_index(0.001)] = 123456
     board.worker_row(0)[W_REFUSALS + list(Reason).index(Reason.NO_ROUTE)] = 4
-    return DaemonView(board, SNAPSHOT, REPORT, 7, 3725.0)
+    board.parent_row[P_PID] = 7
+    return DaemonView(board, SNAPSHOT, REPORT, 3725.0)
 
 
 @pytest.fixture

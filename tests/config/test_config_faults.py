@@ -370,15 +370,15 @@ TOP = [
     ),
     (
         "workers: §many",
-        "workers: is not a whole number, got 'many', expected auto or a whole number from 1 to 1024",
+        "workers: is not a whole number, got 'many', expected auto or a whole number from 1 to 16",
     ),
     (
         "workers: §0",
-        "workers: is out of range, got 0, expected auto or a whole number from 1 to 1024",
+        "workers: is out of range, got 0, expected auto or a whole number from 1 to 16",
     ),
     (
         "workers:§",
-        "workers: is empty, got nothing, expected auto or a whole number from 1 to 1024",
+        "workers: is empty, got nothing, expected auto or a whole number from 1 to 16",
     ),
     (
         "drain_timeout: §30",
@@ -489,7 +489,7 @@ def test_listeners_are_required_and_something_to_do():
         "1:1: listeners: is missing, expected a list",
     ]
     assert faults_of("listeners: []\nclusters: [{name: a}]") == [
-        "1:12: listeners: has too few or too many items, got a list, expected 1 to 256 listeners"
+        "1:12: listeners: has too few or too many items, got a list, expected 1 to 128 listeners"
     ]
 
 

@@ -14,8 +14,16 @@ from proxy.control import SWEEP_S, Control, watched_names
 from proxy.controlplane.slots import KEEP_S
 from proxy.errors import ConfigError
 from proxy.model import TcpAddress
-from proxy.scoreboard import E_RETRIES, Scoreboard
-from proxy.telemetry.status import State, WorkerReport
+from proxy.scoreboard import (
+    E_RETRIES,
+    P_STATE,
+    P_WANTED_WORKERS,
+    S_STATE,
+    SLOT_SERVING,
+    STATE_RUNNING,
+    W_GENERATION,
+    Scoreboard,
+)  # fmt: skip
 
 LIMIT_S = 20.0
 TEXT = b"""
@@ -65,22 +73,26 @@ class World:
         self.config = load_bytes(text, "test.yaml", Path("."), {})
         self.board = Scoreboard(endpoints=8)
         self.published = []
-        self.report = WorkerReport(State.STARTING, 0)
         self.clock = Clock()
         self.hosts = {"query": ["10.0.0.2", "10.0.0.1"]}
-        self.control = Control(
+        self.control = self.new_control()
+
+    def new_control(self, **changed):
+        return Control(
             self.config,
             self.board,
-            self.publish,
-            lambda: self.report,
-            clock=self.clock,
-            rng=random.Random(1),
-            lookup=self.lookup,
+            self,
+            **{"workers": 1, "clock": self.clock, "rng": random.Random(1), "lookup": self.lookup} | changed,
         )
 
-    def publish(self, snapshot):
+    async def publish(self, snapshot, workers):
+        """One worker, which serves each snapshot at once."""
         self.published.append(snapshot)
-        self.report = WorkerReport(State.READY, snapshot.generation, (("edge", TcpAddress("127.0.0.1", 1)),))
+        self.board.parent_row[P_STATE] = STATE_RUNNING
+        self.board.parent_row[P_WANTED_WORKERS] = workers
+        self.board.slot_row(0)[S_STATE] = SLOT_SERVING
+        self.board.worker_row(0)[W_GENERATION] = snapshot.generation
+        return (TcpAddress("127.0.0.1", 1),)
 
     async def lookup(self, host, port):
         if host not in self.hosts:
@@ -184,15 +196,7 @@ def test_while_names_are_resolved_it_is_alive_but_not_ready():
             await going_on.wait()
             raise OSError("no")
 
-        control = world.control = Control(
-            world.config,
-            world.board,
-            world.publish,
-            lambda: world.report,
-            clock=world.clock,
-            rng=random.Random(1),
-            lookup=slow,
-        )
+        control = world.control = world.new_control(lookup=slow)
         start = asyncio.ensure_future(control.start())
         while control.admin_address.port == 0:
             await asyncio.sleep(0)

@@ -1,5 +1,7 @@
 """The layout of the scoreboard: no two counters share a word, and sums are sums."""
 
+import os
+
 import pytest
 
 from proxy import scoreboard
@@ -40,6 +42,7 @@ def test_words_of_a_worker():
         "W_BUFFERED_BYTES",
         "W_GENERATION",
         "W_EXCHANGES",
+        "W_ACCEPTING",
     }
     assert {name for name, word in words("W_").items() if word < WORKER_GAUGES} == gauges
 
@@ -99,8 +102,6 @@ def test_rows_are_apart():
             row[word] = number
     for number, row in enumerate(rows, 1):
         assert set(row) == {number}
-    assert board.worker_sum(0) == 1 + 2
-    assert board.worker_sum(WORKER_WORDS - 1) == 1 + 2
     assert board.endpoint_sum(0) == [3 + 6] * ENDPOINT_WORDS
     assert board.endpoint_sum(2) == [5 + 8] * ENDPOINT_WORDS
 
@@ -114,4 +115,50 @@ def test_clear_endpoint():
     board.clear_endpoint(0)
     assert board.endpoint_sum(0) == [0] * ENDPOINT_WORDS
     assert board.endpoint_sum(1)[5] == 2 << 40
-    assert board.worker_sum(5) == 14
+    assert [board.worker_row(worker)[5] for worker in range(2)] == [7, 7]
+
+
+def test_clear_gauges():
+    """A dead worker's gauges go, its counters and everybody else's words stay."""
+    board = Scoreboard(workers=2, endpoints=3)
+    board.control_row[scoreboard.C_ENDPOINT_SLOTS] = 2
+    for worker in range(2):
+        for row in (board.worker_row(worker), *(board.endpoint_row(worker, slot) for slot in range(3))):
+            row[0] = row[WORKER_GAUGES - 1] = row[WORKER_GAUGES] = 9
+    board.clear_gauges(1)
+    for row in (board.worker_row(1), board.endpoint_row(1, 0), board.endpoint_row(1, 1)):
+        assert (row[0], row[WORKER_GAUGES - 1], row[WORKER_GAUGES]) == (0, 0, 9)
+    for row in (board.worker_row(0), board.endpoint_row(0, 1), board.endpoint_row(1, 2)):
+        assert (row[0], row[WORKER_GAUGES - 1], row[WORKER_GAUGES]) == (9, 9, 9)
+    assert WORKER_GAUGES == ENDPOINT_GAUGES
+
+
+def test_a_memory_is_shared_by_its_descriptor():
+    """Whoever attaches sees the same words; a slot that was never used is not summed."""
+    board = Scoreboard(workers=3, endpoints=2)
+    board.parent_row[scoreboard.P_USED_SLOTS] = 2
+    other = Scoreboard(fd=os.dup(board.fd))
+    assert (other.workers, other.endpoints, other.used_workers) == (3, 2, range(2))
+    parts = [board.parent_row, board.control_row, *(board.slot_row(each) for each in range(3))]
+    same = [other.parent_row, other.control_row, *(other.slot_row(each) for each in range(3))]
+    for number, row in enumerate(parts, 1):
+        row[2] = number
+    assert [row[2] for row in same] == [row[2] for row in parts] == [1, 2, 3, 4, 5]
+    other.endpoint_row(1, 1)[E_LATENCY] = 3
+    other.endpoint_row(2, 1)[E_LATENCY] = 5
+    assert board.endpoint_sum(1)[E_LATENCY] == 3
+
+
+@pytest.mark.parametrize("spoil", ["magic", "layout", "size", "empty"])
+def test_a_memory_of_another_version_is_refused(spoil):
+    board = Scoreboard(workers=1, endpoints=1)
+    fd = os.dup(board.fd)
+    if spoil == "empty":
+        fd = os.memfd_create("empty")
+    elif spoil == "size":
+        os.ftruncate(fd, os.fstat(fd).st_size + 8)
+    else:
+        os.pwrite(fd, b"x", 8 * {"magic": scoreboard.H_MAGIC, "layout": scoreboard.H_LAYOUT}[spoil])
+    with pytest.raises(scoreboard.LayoutMismatch):
+        Scoreboard(fd=fd)
+    os.close(fd)

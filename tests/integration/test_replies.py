@@ -2,9 +2,7 @@
 it."""
 
 import json
-import signal
 import socket
-from pathlib import Path
 
 import pytest
 from support import settings
@@ -394,12 +392,11 @@ def test_closed_while_nobody_looked(
     origin.on(path, OK)
     client = connect(daemon)
     assert client.get(path).status == 200
-    daemon.signal(signal.SIGSTOP)
-    wait_for(lambda: ") T " in Path(f"/proc/{daemon.pid}/stat").read_text(), "the daemon to stand still")
+    daemon.freeze()
     # The client's words come first, so that the daemon turns to them first.
     client.send(request("POST", path, body=b"x" * size))
     origin.seen(path)[0].sock.shutdown(socket.SHUT_RDWR)
-    daemon.signal(signal.SIGCONT)
+    daemon.thaw()
     assert client.reply().status == 200
     first, second = origin.seen(path)
     assert second.connection != first.connection

@@ -119,6 +119,17 @@ class Daemon:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
+    def freeze(self) -> None:
+        """Have all processes of the daemon stand still, the parent first, who would replace the others."""
+        for pid in [self.pid, *_children(self.pid)]:
+            os.kill(pid, signal.SIGSTOP)
+            wait_for(lambda pid=pid: ") T " in Path(f"/proc/{pid}/stat").read_text(), f"{pid} to stand still")
+
+    def thaw(self) -> None:
+        """Have them go on."""
+        for pid in [*_children(self.pid), self.pid]:
+            os.kill(pid, signal.SIGCONT)
+
     def wait(self, limit_s: float = LIMIT_S) -> int:
         """The exit code, once the process ended by itself."""
         return self.process.wait(limit_s)

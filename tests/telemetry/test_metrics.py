@@ -12,12 +12,11 @@ from proxy.errors import REASON_INDEX, Reason
 from proxy.model import TcpAddress, UnixAddress
 from proxy.scoreboard import Scoreboard, latency_index, request_index
 from proxy.snapshot import ClusterSpec, EndpointSpec, ListenerSpec, Snapshot
-from proxy.telemetry.metrics import CounterSource, MetricsPage
+from proxy.telemetry.metrics import MetricsPage
+from proxy.telemetry.processes import State, WorkerReport
 from proxy.telemetry.readings import quantile, read_endpoints
 from proxy.telemetry.status import (
     DaemonView,
-    State,
-    WorkerReport,
     cluster_document,
     clusters_document,
     status_document,
@@ -40,7 +39,15 @@ READY = WorkerReport(State.READY, 4, (("edge", TcpAddress("127.0.0.1", 8080)),))
 def board():
     """Two workers; each word holds a number that says which it is."""
     board = Scoreboard(workers=2, endpoints=8)
+    for word in range(sb.PARENT_WORDS):
+        board.parent_row[word] = word + 20
+    board.parent_row[sb.P_USED_SLOTS] = 2
+    board.control_row[sb.C_DNS_LOOKUPS] = 5
     for worker in range(2):
+        row = board.slot_row(worker)
+        for word in range(sb.SLOT_WORDS):
+            row[word] = 10 * word + worker
+        row[sb.S_STATE] = sb.SLOT_SERVING
         row = board.worker_row(worker)
         for word in range(sb.W_REFUSALS):
             row[word] = 100 * word + worker
@@ -87,7 +94,7 @@ def test_every_word_is_a_sample_with_help(board, accept, parse):
         "homeport_access_log_dropped_records": sb.W_LOG_DROPPED,
     }
     for name, word in workers.items():
-        assert values(found[name]) == {(): board.worker_sum(word)}, name
+        assert values(found[name]) == {(): 2 * 100 * word + 1}, name
     endpoints = {
         "homeport_upstream_in_flight_requests": sb.E_IN_FLIGHT,
         "homeport_upstream_connections": sb.E_CONNECTIONS,
@@ -142,10 +149,22 @@ def test_info_build_and_process(board):
 
 
 def test_counters_of_control(board):
-    page = MetricsPage(
-        board, lambda: None, [CounterSource("homeport_dns_lookups", "Names looked up.", lambda: 5)]
-    )
-    assert b"\nhomeport_dns_lookups_total 5.0\n" in page.render("", "")[0]
+    assert values(families(board)["homeport_dns_lookups"]) == {(): 5}
+
+
+def test_processes(board):
+    found = families(board)
+    assert values(found["homeport_workers"], "state") == {("serving",): 2, ("retiring",): 0, ("waiting",): 0}
+    assert values(found["homeport_workers_wanted"]) == {(): 20 + sb.P_WANTED_WORKERS}
+    starts = values(found["homeport_process_starts"], "process")
+    assert starts == {
+        ("control",): 20 + sb.P_CONTROL_STARTS,
+        ("worker-0",): 10 * sb.S_STARTS,
+        ("worker-1",): 10 * sb.S_STARTS + 1,
+    }
+    stuck = values(found["homeport_process_stuck"], "process")
+    assert stuck[("control",)] == 20 + sb.P_CONTROL_STUCK and stuck[("worker-1",)] == 10 * sb.S_STUCK + 1
+    assert values(found["homeport_reexecs"]) == {(): 20 + sb.P_REEXECS}
 
 
 def test_before_the_first_snapshot_there_are_no_endpoints(board):
@@ -183,7 +202,7 @@ def test_quantile_by_hand(counts, ratio, expected):
 
 def view(board, **changed):
     return DaemonView(
-        **{"board": board, "snapshot": SNAPSHOT, "report": READY, "pid": 7, "uptime_s": 1.23456} | changed
+        **{"board": board, "snapshot": SNAPSHOT, "report": READY, "now": 1.23456 + 0.025} | changed
     )
 
 
@@ -191,11 +210,15 @@ def test_status_document(board):
     document = status_document(view(board))
     assert document["version"] == proxy.__version__
     assert (document["state"], document["unready_reason"], document["uptime_s"]) == ("ready", None, 1.235)
-    assert (document["generation"], document["applied_generation"], document["pid"]) == (4, 4, 7)
+    assert (document["generation"], document["applied_generation"], document["pid"]) == (4, 4, 20)
     assert document["listeners"] == [{"name": "edge", "address": "127.0.0.1:8080"}]
     assert [worker["id"] for worker in document["workers"]] == [0, 1]
+    assert [worker["pid"] for worker in document["workers"]] == [None, 1]
+    assert document["workers"][1]["last_exit_code"] == 10 * sb.S_EXIT + 1
+    assert document["control"]["pid"] == 20 + sb.P_CONTROL_PID
+    assert document["reexecs_total"] == 20 + sb.P_REEXECS
     assert document["workers"][1]["connections"] == 100 * sb.W_CONNECTIONS + 1
-    assert document["totals"]["requests_total"] == board.worker_sum(sb.W_REQUESTS)
+    assert document["totals"]["requests_total"] == 2 * 100 * sb.W_REQUESTS + 1
     assert document["totals"]["generation"] == 400
     assert document["totals"]["refusals_total"] == {"no_route": 23}
     etl, odd = document["clusters"]

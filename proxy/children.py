@@ -1,0 +1,92 @@
+"""The parent's child processes: how they are started, what /proc says of them, and that they end with the parent.
+
+Standard library only: the parent and its children import this.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import sysconfig
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+# Every handler that a child may not inherit as ignored.
+_ALL_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """The command that runs `module` of this package with this interpreter.
+
+    `-P` keeps the working directory out of the import path, where anything could be called `proxy`.
+    """
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def environment() -> dict[str, str]:
+    """The environment for `command`: with the place of this package, if it is not installed."""
+    environ = dict(os.environ)
+    root = str(Path(__file__).resolve().parents[1])
+    if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        paths = [path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != root]
+        environ["PYTHONPATH"] = os.pathsep.join([root, *paths])
+    return environ
+
+
+def start(module: str, arguments: Sequence[str], fds: Iterable[int] = ()) -> int:
+    """Start `module` as a child with copies of `fds` under the same numbers; returns its process id.
+
+    Children get a process group of their own: Ctrl-C in a terminal is for the parent, which drains them. Raises
+    `OSError`.
+    """
+    argv = command(module, "--parent", str(os.getpid()), *arguments)
+    return os.posix_spawn(
+        argv[0],
+        argv,
+        environment(),
+        # A descriptor copied onto itself loses close-on-exec (posix_spawn_file_actions_adddup2(3)).
+        file_actions=[(os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds],
+        setpgroup=0,
+        setsigmask=(),
+        setsigdef=_ALL_SIGNALS,
+    )
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the kernel send this process SIGTERM when process `parent` dies; ends it at once if that has happened."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def reap() -> list[tuple[int, int]]:
+    """The children that ended: (process id, exit code; −N for signal N). Orphans that PID 1 inherits are among them."""
+    ended: list[tuple[int, int]] = []
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if not pid:
+            return ended
+        ended.append((pid, os.waitstatus_to_exitcode(status)))
+
+
+def usage(pid: int) -> tuple[float, bool]:
+    """CPU seconds that process `pid` used, and whether it is stopped (SIGSTOP, not a debugger); zero when gone."""
+    try:
+        # The name may hold anything, so the fields are counted from its closing bracket (proc(5)).
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return 0.0, False
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S, fields[0] == b"T"
+
+
+def send(pid: int, signum: signal.Signals) -> None:
+    """Send a signal to a child that may have ended."""
+    try:
+        os.kill(pid, signum)
+    except ProcessLookupError:
+        pass

@@ -1,0 +1,158 @@
+"""`python -m proxy.parent`: the parent process, from a command line, or from what it was before a re-exec.
+
+`homeport run` becomes this process by exec, so it keeps its process id, its place as PID 1 of a container, and what
+systemd knows it by. A re-exec does the same once more with the program that is installed by then: descriptors stay
+open, children stay children, and a sealed memory file says which is which.
+
+Standard library only.
+"""
+
+import argparse
+import json
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from typing import Any
+
+from proxy import children
+from proxy.clock import SystemClock
+from proxy.listening import ListeningSockets
+from proxy.mailbox import Channel, sealed, unsealed
+from proxy.scoreboard import P_REEXECS, P_USED_SLOTS, SLOTS, LayoutMismatch, Scoreboard
+from proxy.supervisor import ControlProcess, Supervisor
+from proxy.systemd import Notifier, take_listen_fds
+from proxy.workforce import Workforce
+
+_log = logging.getLogger("homeport")
+
+LOG_FORMAT = "%(asctime)s %(levelname)s {role}: %(message)s"
+
+# Signals that may come before their handlers are there. Blocked over an exec they wait instead of ending the process,
+# or of being lost for PID 1.
+EARLY_SIGNALS = frozenset(
+    (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
+)
+
+
+def become_parent(config: str, workers: int | None) -> None:
+    """Replace this process by the parent of a daemon that runs `config`; `workers` overrides its number. Never
+    returns; raises `OSError` when that cannot be done."""
+    arguments = ["--config", config]
+    if workers is not None:
+        arguments += ["--workers", str(workers)]
+    _exec(arguments, children.environment())
+
+
+def _exec(arguments: list[str], environ: dict[str, str]) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, EARLY_SIGNALS)
+    argv = children.command("proxy.parent", *arguments)
+    os.execve(argv[0], argv, environ)
+
+
+def raise_descriptor_limit() -> None:
+    """Raise the soft limit of file descriptors to the hard one: every exchange takes two. Children inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main() -> None:
+    """The parent process. Ends it."""
+    parser = argparse.ArgumentParser(prog="python -m proxy.parent")
+    parser.add_argument("--config")
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--resume", type=int, help="descriptor of what a re-exec handed over")
+    parser.add_argument("--preflight", action="store_true", help="only show that the program starts")
+    parser.add_argument("--parent", type=int, help="who started the preflight")
+    options = parser.parse_args()
+    if options.preflight:
+        sys.exit(0)
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT.format(role="parent"))
+    raise_descriptor_limit()
+    sys.exit(_supervisor(options).run())
+
+
+def _supervisor(options: argparse.Namespace) -> Supervisor:
+    notifier = Notifier(os.environ, os.getpid())
+    arguments = ["--config", options.config]
+    if options.workers is not None:
+        arguments += ["--workers", str(options.workers)]
+    state: dict[str, Any] = {}
+    if options.resume is not None:
+        state = json.loads(unsealed(options.resume))
+        os.close(options.resume)
+    board = _board(state)
+    mailboxes = [
+        (Channel.from_fd(_keep(r)), Channel.from_fd(_keep(w))) for r, w in state.get("mailboxes", ())
+    ]
+    sockets = ListeningSockets(take_listen_fds(os.environ, os.getpid()))
+    for key, fd in state.get("sockets", {}).items():
+        sockets.restore(key, socket.socket(fileno=_keep(fd)))
+    workforce = Workforce(board, mailboxes)
+    for worker in state.get("workers", ()):
+        workforce.restore(worker["slot"], worker["pid"], worker["kill_at"])
+    control = ControlProcess(board, arguments)
+    supervisor = Supervisor(
+        board=board,
+        control=control,
+        workforce=workforce,
+        sockets=sockets,
+        notifier=notifier,
+        monotonic=SystemClock.monotonic,
+        reexec=lambda old: _reexec(old, arguments),
+    )
+    if state:
+        supervisor.resume(state["control"], _keep(state["snapshot"]))
+    return supervisor
+
+
+def _board(state: dict[str, Any]) -> Scoreboard:
+    """The memory from before a re-exec if this version can read it, else a new one."""
+    if state:
+        try:
+            board = Scoreboard(fd=_keep(state["board"]))
+            board.parent_row[P_REEXECS] += 1
+            return board
+        except LayoutMismatch as mismatch:
+            _log.warning("%s: counters begin anew", mismatch)
+            os.close(state["board"])
+    board = Scoreboard(workers=SLOTS)
+    board.parent_row[P_USED_SLOTS] = 0
+    return board
+
+
+def _keep(fd: int) -> int:
+    """Have a descriptor that came over an exec closed by the next one."""
+    if fd >= 0:
+        os.set_inheritable(fd, False)
+    return fd
+
+
+def _reexec(supervisor: Supervisor, arguments: list[str]) -> None:
+    """Become the installed program, with all children and descriptors. Returns when that fails."""
+    state = supervisor.describe()
+    handed_over = sealed(json.dumps(state).encode(), "homeport-state")
+    kept = [handed_over, state["board"], *state["sockets"].values()]
+    kept += [fd for pair in state["mailboxes"] for fd in pair]
+    if state["snapshot"] >= 0:
+        kept.append(state["snapshot"])
+    for fd in kept:
+        os.set_inheritable(fd, True)
+    environ = children.environment() | supervisor.notifier.restored_environ()
+    try:
+        _exec([*arguments, "--resume", str(handed_over)], environ)
+    except OSError as error:
+        _log.error("cannot be replaced, this program goes on: %s", error)
+    for fd in kept:
+        os.set_inheritable(fd, False)
+    os.close(handed_over)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY_SIGNALS)
+
+
+if __name__ == "__main__":
+    main()

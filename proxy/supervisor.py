@@ -1,0 +1,395 @@
+"""The loop of the parent process, which owns what must outlive the others, starts them, and starts them again.
+
+    parent ──┬── control    says what to serve: listeners, number of workers, a snapshot
+             ├── worker 0   gets the snapshot and the listening sockets
+             └── worker N
+
+The parent holds the listening sockets, the shared memory and the mailboxes, so that no death of another process loses
+them, and no start needs them made anew. It is what may not die: standard library only, no threads, one loop that never
+waits for a child. One message comes from control: serve this. It is accepted whole (every listener is bound) or refused
+whole. What was accepted last goes to each worker, and to each that starts later, so that workers start and serve while
+control is dead or hangs.
+
+Signals: SIGTERM and SIGINT drain and stop, a second one stops at once; SIGUSR1 reopens the access logs; SIGUSR2
+replaces the daemon by the program that is installed now, without losing a request; SIGHUP goes to control.
+"""
+
+import logging
+import os
+import select
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from proxy import children
+from proxy.listening import (
+    BindFailed,
+    ListeningSockets,
+    bound_address,
+    decode_address,
+    encode_address,
+)
+from proxy.mailbox import Channel, Message, channel_pair
+from proxy.policy.supervision import Pulse, Restarts
+from proxy.scoreboard import (
+    C_HEARTBEAT_MS,
+    P_CONTROL_EXIT,
+    P_CONTROL_PID,
+    P_CONTROL_STARTED_MS,
+    P_CONTROL_STARTS,
+    P_CONTROL_STUCK,
+    P_PID,
+    P_STARTED_MS,
+    P_STATE,
+    STATE_DRAINING,
+    STATE_RUNNING,
+    STATE_STARTING,
+    Scoreboard,
+)
+from proxy.systemd import Notifier
+from proxy.workforce import Assignment, Workforce
+
+_log = logging.getLogger(__name__)
+
+# Seconds between two looks at the children: several within the silence that makes one of them stuck.
+LOOK_S = 0.1
+# Seconds that control has to stop, and a new program to prove that it starts.
+CONTROL_STOP_S = 3.0
+PREFLIGHT_S = 20.0
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+
+Monotonic = Callable[[], float]
+
+
+class ControlProcess:
+    """The control process and the channel to it; a new channel for each process."""
+
+    def __init__(self, board: Scoreboard, arguments: list[str]) -> None:
+        self._board = board
+        self._arguments = arguments
+        self.pid = 0
+        self.channel: Channel | None = None
+        self.start_at = 0.0
+        self.kill_at = 0.0
+        self.was_stopped = False
+        """The last one ended because it was told to."""
+        self._started_at = 0.0
+        self._restarts = Restarts()
+        self._pulse = Pulse(0.0)
+
+    def __repr__(self) -> str:
+        return f"ControlProcess(pid={self.pid})"
+
+    def start(self, snapshot_fd: int, now: float) -> None:
+        """Start control; `snapshot_fd` is what the one before published last, -1 = nothing."""
+        row = self._board.parent_row
+        self._board.control_row[C_HEARTBEAT_MS] = 0
+        self._started_at = now
+        self._pulse = Pulse(now)
+        ours, theirs = channel_pair()
+        fds = [self._board.fd, theirs.fileno()]
+        arguments = [*self._arguments, "--board", str(self._board.fd), "--channel", str(theirs.fileno())]
+        if snapshot_fd >= 0:
+            fds.append(snapshot_fd)
+            arguments += ["--snapshot", str(snapshot_fd)]
+        try:
+            self.pid = children.start("proxy.control", arguments, fds)
+            self.channel = ours
+        except OSError as error:
+            _log.error("control cannot be started: %s", error)
+            ours.close()
+            self.start_at = now + self._restarts.on_death(0.0)
+        theirs.close()
+        row[P_CONTROL_PID] = self.pid
+        row[P_CONTROL_STARTS] += 1
+        row[P_CONTROL_STARTED_MS] = int(now * 1000)
+
+    def on_exit(self, code: int, now: float) -> float:
+        """It has ended; returns the seconds until the next start."""
+        row = self._board.parent_row
+        self.pid = row[P_CONTROL_PID] = 0
+        row[P_CONTROL_EXIT] = code
+        self.was_stopped = self.kill_at > 0.0
+        self.kill_at = 0.0
+        if self.channel is not None:
+            self.channel.close()
+            self.channel = None
+        pause_s = 0.0 if self.was_stopped else self._restarts.on_death(now - self._started_at)
+        self.start_at = now + pause_s
+        return pause_s
+
+    def stop(self, now: float) -> None:
+        """Ask it to end; it is killed if it does not."""
+        if self.pid and not self.kill_at:
+            self.kill_at = now + CONTROL_STOP_S
+            children.send(self.pid, signal.SIGTERM)
+
+    def check(self, now: float) -> None:
+        """Kill it if it hangs."""
+        if not self.pid:
+            return
+        if self.kill_at:
+            if now >= self.kill_at:
+                children.send(self.pid, signal.SIGKILL)
+            return
+        burnt_s, is_stopped = children.usage(self.pid)
+        beat_ms = self._board.control_row[C_HEARTBEAT_MS]
+        if self._pulse.is_stuck(beat_ms, burnt_s=burnt_s, is_stopped=is_stopped, now=now):
+            _log.error("control (process %d) is stuck and is replaced", self.pid)
+            self._board.parent_row[P_CONTROL_STUCK] += 1
+            self._pulse = Pulse(now)
+            children.send(self.pid, signal.SIGKILL)
+
+
+class Supervisor:
+    """The loop of the parent process."""
+
+    def __init__(
+        self,
+        *,
+        board: Scoreboard,
+        control: ControlProcess,
+        workforce: Workforce,
+        sockets: ListeningSockets,
+        notifier: Notifier,
+        monotonic: Monotonic,
+        reexec: Callable[["Supervisor"], None],
+    ) -> None:
+        self.board = board
+        self.control = control
+        self.workforce = workforce
+        self.sockets = sockets
+        self.notifier = notifier
+        self.assignment: Assignment | None = None
+        self._is_resumed = False
+        """Workers from before a re-exec serve, so a control that fails at its start is tried again."""
+        self._old_snapshot_fd = -1
+        self._monotonic = monotonic
+        self._reexec = reexec
+        self._poll = select.poll()
+        self._is_draining = False
+        self._is_forced = False
+        self._preflight = 0
+        self._preflight_until = 0.0
+        self._next_watchdog = 0.0
+        self._exit_code: int | None = None
+        row = board.parent_row
+        row[P_PID] = os.getpid()
+        row[P_STARTED_MS] = int(monotonic() * 1000)
+        row[P_STATE] = STATE_STARTING
+
+    def resume(self, control_pid: int, snapshot_fd: int) -> None:
+        """Go on after a re-exec: control `control_pid` gives way to a new one, which begins where it ended."""
+        self._is_resumed = True
+        self._old_snapshot_fd = snapshot_fd
+        self.board.parent_row[P_STATE] = STATE_RUNNING
+        self.control.pid = control_pid
+        self.control.stop(self._monotonic())
+
+    def run(self) -> int:
+        """Run until everything has ended. Returns the exit code: 0 after a drain, 1 when forced, control's own when it
+        could not start."""
+        wakeup = self._catch_signals()
+        self._poll.register(wakeup, select.POLLIN)
+        while self._exit_code is None:
+            self._step(self._monotonic())
+            for fd, _ in self._poll.poll(LOOK_S * 1000):
+                if fd == wakeup:
+                    self._on_signals(os.read(wakeup, 512))
+                else:
+                    self._on_control_readable(fd)
+        self.sockets.close()
+        self.workforce.close()
+        return self._exit_code
+
+    @property
+    def _snapshot_fd(self) -> int:
+        """What was published last; -1 = nothing."""
+        return self.assignment.snapshot_fd if self.assignment is not None else self._old_snapshot_fd
+
+    def _step(self, now: float) -> None:
+        """One turn: what ended, what is due, what is stuck."""
+        for pid, code in children.reap():
+            self._on_exit(pid, code, now)
+        if self._exit_code is not None:
+            return
+        if self._is_draining:
+            self._finish_drain(now)
+        else:
+            if not self.control.pid and now >= self.control.start_at:
+                self._start_control(now)
+            if self.assignment is not None:
+                self.workforce.step(self.assignment, now)
+                self._note_ready(self.assignment)
+        self.workforce.check(now)
+        self.control.check(now)
+        if self._preflight and now >= self._preflight_until:
+            children.send(self._preflight, signal.SIGKILL)
+        if self.notifier.watchdog_s and now >= self._next_watchdog:
+            self._next_watchdog = now + self.notifier.watchdog_s / 2
+            self.notifier.tell("WATCHDOG=1")
+
+    # ------------------------------------------------------------------ signals
+
+    def _catch_signals(self) -> int:
+        """Have signals written to a pipe; returns its reading end."""
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        caught = {
+            signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD,
+        }  # fmt: skip
+        for signum in caught:
+            signal.signal(signum, lambda *_: None)
+        # They were blocked since before the exec that made this process, so that none was lost meanwhile.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
+        return reader
+
+    def _on_signals(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._on_stop()
+            elif number == signal.SIGUSR1:
+                self.workforce.signal(signal.SIGUSR1)
+            elif number == signal.SIGHUP and self.control.pid:
+                children.send(self.control.pid, signal.SIGHUP)
+            elif number == signal.SIGUSR2:
+                self._begin_reexec()
+
+    def _on_stop(self) -> None:
+        now = self._monotonic()
+        if self._is_draining:
+            self._is_forced = True
+            _log.warning("forced to stop: connections are cut")
+            self.workforce.force(now)
+            return
+        self._is_draining = True
+        self.board.parent_row[P_STATE] = STATE_DRAINING
+        self.notifier.tell("STOPPING=1")
+        timeout_s = self.assignment.drain_timeout_s if self.assignment is not None else 0.0
+        _log.info("draining for at most %g s; signal again to stop at once", timeout_s)
+        # The workers take what waits in the backlog, then theirs are the last copies to be closed.
+        self.sockets.close()
+        self.workforce.retire_all(now, timeout_s)
+
+    def _finish_drain(self, now: float) -> None:
+        """When the workers are gone, control can go, and then the parent."""
+        if not self.workforce.is_empty:
+            return
+        if self.control.pid:
+            self.control.stop(now)
+        else:
+            _log.info("stopped")
+            self._exit_code = EXIT_FAILED if self._is_forced else EXIT_OK
+
+    # ------------------------------------------------------------------ children
+
+    def _start_control(self, now: float) -> None:
+        self.control.start(self._snapshot_fd, now)
+        if self.control.channel is not None:
+            self._poll.register(self.control.channel.fileno(), select.POLLIN)
+
+    def _on_exit(self, pid: int, code: int, now: float) -> None:
+        if pid == self.control.pid:
+            self._on_control_exit(code, now)
+        elif pid == self._preflight:
+            self._preflight = 0
+            self._finish_preflight(code)
+        else:
+            self.workforce.on_exit(pid, code, now)  # others are orphans that PID 1 inherits
+
+    def _on_control_exit(self, code: int, now: float) -> None:
+        if self.control.channel is not None:
+            self._poll.unregister(self.control.channel.fileno())
+        pause_s = self.control.on_exit(code, now)
+        if self._is_draining:
+            return
+        if self.assignment is None and not self._is_resumed:
+            # It has said why.
+            self._exit_code = code if code > 0 else EXIT_FAILED
+            return
+        if not self.control.was_stopped:
+            _log.error("control ended with %d; traffic goes on, the next one starts in %g s", code, pause_s)
+
+    def _on_control_readable(self, fd: int) -> None:
+        channel = self.control.channel
+        if channel is None or channel.fileno() != fd:
+            return
+        try:
+            message = channel.receive()
+        except EOFError:
+            self._poll.unregister(fd)
+            self._poll.register(fd, 0)  # the exit itself comes as a signal
+            return
+        if message is not None:
+            self._on_publish(channel, message)
+
+    def _on_publish(self, channel: Channel, message: Message) -> None:
+        """Control says what to serve: accept all of it, or nothing."""
+        body = message.body
+        if self._is_draining:
+            message.close()
+            return
+        wanted = {listener["key"]: decode_address(listener["bind"]) for listener in body["listeners"]}
+        try:
+            sockets = self.sockets.update(wanted)
+        except BindFailed as failed:
+            message.close()
+            channel.send({"refused": body["generation"], "key": failed.key, "error": str(failed)})
+            return
+        previous = self.assignment
+        self.assignment = Assignment(
+            generation=body["generation"],
+            workers=body["workers"],
+            listeners=tuple(listener["name"] for listener in body["listeners"]),
+            drain_timeout_s=body["drain_timeout_s"],
+            snapshot_fd=message.fds[0],
+            socket_fds=tuple(sock.fileno() for sock in sockets),
+        )
+        if previous is not None:
+            os.close(previous.snapshot_fd)
+        addresses = [encode_address(bound_address(sock)) for sock in sockets]
+        channel.send({"accepted": body["generation"], "addresses": addresses})
+
+    def _note_ready(self, assignment: Assignment) -> None:
+        row = self.board.parent_row
+        if row[P_STATE] == STATE_STARTING and self.workforce.is_ready(assignment):
+            row[P_STATE] = STATE_RUNNING
+            self.notifier.tell("READY=1")
+            _log.info("ready: %d workers", assignment.workers)
+
+    # ------------------------------------------------------------------ re-exec
+
+    def _begin_reexec(self) -> None:
+        """See first whether the installed program starts at all: an exec cannot be taken back."""
+        if self._is_draining or self._preflight:
+            return
+        try:
+            self._preflight = children.start("proxy.parent", ["--preflight"])
+        except OSError as error:
+            _log.error("the installed program cannot be started, this one goes on: %s", error)
+            return
+        self._preflight_until = self._monotonic() + PREFLIGHT_S
+
+    def _finish_preflight(self, code: int) -> None:
+        if code:
+            _log.error("the installed program does not start (%d), this one goes on", code)
+        elif not self._is_draining:
+            _log.info("replacing the daemon")
+            self._reexec(self)
+
+    def describe(self) -> dict[str, Any]:
+        """What a re-exec must not lose."""
+        return {
+            "board": self.board.fd,
+            "control": self.control.pid,
+            "sockets": {key: sock.fileno() for key, sock in self.sockets.by_key.items()},
+            "mailboxes": [[end.fileno() for end in slot.mailbox] for slot in self.workforce.slots],
+            "workers": [
+                {"slot": slot.number, "pid": slot.pid, "kill_at": slot.kill_at}
+                for slot in self.workforce.slots
+                if slot.pid
+            ],
+            "snapshot": self._snapshot_fd,
+        }

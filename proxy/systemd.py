@@ -1,0 +1,67 @@
+"""What systemd asks of a service: sockets that it opened, and word when the service is ready, stopping or alive.
+
+Source: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3). Does nothing where nobody asks. Standard library only:
+the parent imports this.
+"""
+
+import os
+import socket
+from collections.abc import MutableMapping
+
+_FIRST_FD = 3
+
+
+def take_listen_fds(environ: MutableMapping[str, str], pid: int) -> list[socket.socket]:
+    """The listening stream sockets that were passed to process `pid`; whatever else was passed stays as it is.
+
+    The variables are removed, so that no child takes them for its own.
+    """
+    count, addressee = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if addressee != str(pid) or not count.isdecimal():
+        return []
+    found = []
+    for fd in range(_FIRST_FD, _FIRST_FD + int(count)):
+        try:
+            os.set_inheritable(fd, False)
+            sock = socket.socket(fileno=fd)
+        except OSError:
+            continue  # no socket, or nothing at all
+        if sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            found.append(sock)
+        else:
+            sock.detach()
+    return found
+
+
+class Notifier:
+    """Tells the service manager what happens."""
+
+    def __init__(self, environ: MutableMapping[str, str], pid: int) -> None:
+        """The variables are removed from `environ`: children have nothing to say there."""
+        self._address = environ.pop("NOTIFY_SOCKET", "")
+        if self._address.startswith("@"):
+            self._address = "\0" + self._address[1:]
+        interval, addressee = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", str(pid))
+        is_ours = interval.isdecimal() and addressee == str(pid)
+        self.watchdog_s = int(interval) / 1e6 if is_ours else 0.0
+        """Seconds within which the watchdog must hear of us; 0 = there is none. Half of it is a good interval."""
+
+    def restored_environ(self) -> dict[str, str]:
+        """The variables, for a re-exec of this very process."""
+        address = "@" + self._address[1:] if self._address.startswith("\0") else self._address
+        variables = {"NOTIFY_SOCKET": address} if address else {}
+        if self.watchdog_s:
+            variables["WATCHDOG_USEC"] = str(int(self.watchdog_s * 1e6))
+        return variables
+
+    def tell(self, state: str) -> None:
+        """Send `state`, such as `READY=1`; lines are separated by line feeds. Lost when nobody listens."""
+        if not self._address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            try:
+                sock.setblocking(False)
+                sock.sendto(state.encode(), self._address)
+            except OSError:
+                pass  # a manager that went away, or that does not read

@@ -1,0 +1,85 @@
+"""Messages between processes, and the descriptors that travel with them."""
+
+import os
+
+import pytest
+
+from proxy.mailbox import MAX_DESCRIPTORS, channel_pair, sealed, unsealed
+
+
+@pytest.fixture
+def pair():
+    ends = channel_pair()
+    yield ends
+    for end in ends:
+        end.close()
+
+
+def test_messages_arrive_whole_and_in_order(pair):
+    for number in range(20):
+        assert pair[0].send({"number": number, "text": "x" * number * 100})
+    for number in range(20):
+        message = pair[1].receive()
+        assert message.body == {"number": number, "text": "x" * number * 100} and message.fds == ()
+    assert pair[1].receive() is None
+
+
+def test_descriptors_become_the_receivers(pair):
+    files = [sealed(b"%d" % number, "test") for number in range(5)]
+    assert pair[0].send({"n": 5}, files)
+    for fd in files:
+        os.close(fd)
+    message = pair[1].receive()
+    assert [unsealed(fd) for fd in message.fds] == [b"0", b"1", b"2", b"3", b"4"]
+    assert not any(os.get_inheritable(fd) for fd in message.fds)
+    message.close()
+    with pytest.raises(OSError):
+        os.fstat(message.fds[0])
+
+
+def test_as_many_descriptors_as_the_kernel_takes(pair):
+    fd = sealed(b"", "test")
+    assert pair[0].send({}, [fd] * MAX_DESCRIPTORS)
+    message = pair[1].receive()
+    assert len(message.fds) == MAX_DESCRIPTORS
+    message.close()
+    os.close(fd)
+
+
+def test_a_full_channel_takes_nothing_and_goes_on_later(pair):
+    sent = 0
+    while pair[0].send({"number": sent, "text": "x" * 1000}):
+        sent += 1
+    assert sent > 10
+    assert pair[1].receive().body["number"] == 0
+    assert pair[0].send({"number": sent})
+    numbers = [pair[1].receive().body["number"] for _ in range(sent)]
+    assert numbers == list(range(1, sent + 1))
+
+
+def test_messages_outlive_the_sender(pair):
+    pair[0].send({"last": True})
+    pair[0].close()
+    assert pair[1].receive().body == {"last": True}
+    with pytest.raises(EOFError):
+        pair[1].receive()
+
+
+def test_nobody_to_send_to(pair):
+    pair[1].close()
+    with pytest.raises(OSError):
+        pair[0].send({})
+
+
+def test_sealed_memory_cannot_be_changed():
+    data = bytes(range(256)) * 5000
+    fd = sealed(data, "test")
+    assert unsealed(fd) == unsealed(fd) == data
+    for change in (
+        lambda: os.write(fd, b"x"),
+        lambda: os.ftruncate(fd, 3),
+        lambda: os.ftruncate(fd, 1 << 22),
+    ):
+        with pytest.raises(OSError):
+            change()
+    os.close(fd)
