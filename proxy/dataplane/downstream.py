@@ -192,6 +192,8 @@ class Downstream(asyncio.Protocol):
             self.relay.on_downstream_writable()
         elif self.phase is _BUSY:
             self._continue(self._plane.monotonic())
+        elif self.phase is _HEAD:
+            self._start_header_time()
 
     # ------------------------------------------------------------------ what relays ask for
 
@@ -352,11 +354,14 @@ class Downstream(asyncio.Protocol):
             self.close()
             return
         if not self.deadline or self.deadline_reason is not Reason.HEADER_TIMEOUT:
-            timeout = self._plane.table.timeouts.header_s
-            self.set_deadline(self._plane.monotonic() + timeout if timeout else 0.0, Reason.HEADER_TIMEOUT)
+            self._start_header_time()
         self.phase = _HEAD
         self._buffer = data
         self.resume()
+
+    def _start_header_time(self) -> None:
+        timeout = self._plane.table.timeouts.header_s
+        self.set_deadline(self._plane.monotonic() + timeout if timeout else 0.0, Reason.HEADER_TIMEOUT)
 
     def refuse(self, reason: Reason, data: bytes) -> None:
         """Answer bytes that are no acceptable request, and close."""

@@ -387,10 +387,13 @@ class Exchange:
 
     def on_downstream_writable(self) -> None:
         """The client has taken everything."""
-        if self.attempt is not None and self.state is not _DONE:
+        now = self._plane.monotonic()
+        if self.state is _WAITING_BODY:
+            self._downstream.set_deadline(now + BODY_WAIT_S, Reason.BODY_TIMEOUT)
+        elif self.attempt is not None and self.state is not _DONE:
             if self.attempt.upstream is not None:
                 self.attempt.upstream.wire.resume()
-            self._set_deadline(self._plane.monotonic())
+            self._set_deadline(now)
 
     def on_upstream_blocked(self) -> None:
         """The endpoint does not take what was written: read no more from the client."""

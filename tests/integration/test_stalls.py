@@ -56,7 +56,7 @@ def hasty(
                 settings.route("patient", path_prefix="/patient"),
                 settings.route({"respond": {"status": 200, "body": LOCAL}}, path="/local"),
             ],
-            "timeouts": {"body": "400ms", "write": "700ms"},
+            "timeouts": {"header": "400ms", "body": "400ms", "write": "700ms"},
             "limits": {"min_rate": "8KiB", "min_rate_grace": "400ms"},
         }
     )
@@ -203,6 +203,26 @@ def test_response_timeout_of_one_that_was_blocked(
         assert len(client.reply().body) == len(LOCAL)
     reply = client.reply()
     assert (reply.status, b"response_timeout" in reply.body) == (504, True)
+
+
+@pytest.mark.parametrize(
+    ("rest", "reason"),
+    [
+        (b"GET / HTTP/1.1\r\nHost:", b"header_timeout"),
+        (request("POST", "/", "Content-Length: 4"), b"body_timeout"),
+    ],
+    ids=["head", "body"],
+)
+def test_unfinished_request_of_one_that_was_blocked(
+    hasty: Daemon, connect: OpenClient, rest: bytes, reason: bytes
+) -> None:
+    """A client that first did not read and then did is not given for ever to finish its next request."""
+    client = connect(hasty, receive_buffer=4096)
+    client.send(LOCALS + rest)
+    for _ in range(30):
+        assert len(client.reply().body) == len(LOCAL)
+    reply = client.reply()
+    assert (reply.status, reason in reply.body) == (408, True)
 
 
 def test_response_timeout_after_interim_replies(
