@@ -1,0 +1,36 @@
+"""The weight ramp. Times are seconds."""
+
+import pytest
+
+from proxy.policy.slow_start import SlowStartParams, ramp, ramped_weight
+
+
+@pytest.mark.parametrize(
+    ("aggression", "age_s", "expected"),
+    [
+        (1, -5, 0.1),
+        (1, 0, 0.1),
+        (1, 4, 0.1),
+        (1, 10, 0.25),
+        (1, 39, 0.975),
+        (1, 40, 1),
+        (1, 1000, 1),
+        (2, 10, 0.5),
+        (0.5, 20, 0.25),
+    ],
+)
+def test_ramp(aggression, age_s, expected):
+    params = SlowStartParams(window_s=40, min_percent=10, aggression=aggression)
+    assert ramp(params, age_s) == pytest.approx(expected)
+    assert ramped_weight(8, params, age_s) == pytest.approx(8 * expected)
+
+
+@pytest.mark.parametrize("params", [SlowStartParams(window_s=0), SlowStartParams(min_percent=100)])
+def test_off(params):
+    assert ramp(params, 0) == 1
+
+
+def test_never_falls():
+    shares = [ramp(SlowStartParams(), age_s) for age_s in range(60)]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[30]) == (0.1, 1)
