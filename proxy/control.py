@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -22,8 +23,8 @@ from proxy.clock import Clock, SystemClock
 from proxy.config.addresses import NamedAddress
 from proxy.config.build import SlotAllocator, build_snapshot, unresolved_names
 from proxy.config.load import load_file
-from proxy.config.material import NO_MATERIAL, read_material
 from proxy.config.schema import Config
+from proxy.controlplane.certificates import CertificateWatcher
 from proxy.controlplane.cores import auto_workers
 from proxy.controlplane.parent_link import ParentGone, ParentLink
 from proxy.controlplane.resolver import Lookup, Resolver, WatchedName, system_lookup
@@ -31,7 +32,15 @@ from proxy.controlplane.slots import SlotReaper
 from proxy.errors import ConfigError
 from proxy.mailbox import Channel, unsealed
 from proxy.model import Address, TcpAddress
-from proxy.scoreboard import C_DNS_FAILURES, C_DNS_LOOKUPS, C_ENDPOINT_SLOTS, C_HEARTBEAT_MS, Scoreboard
+from proxy.scoreboard import (
+    C_CERTIFICATE_RELOADS,
+    C_CERTIFICATES_FAILING,
+    C_DNS_FAILURES,
+    C_DNS_LOOKUPS,
+    C_ENDPOINT_SLOTS,
+    C_HEARTBEAT_MS,
+    Scoreboard,
+)
 from proxy.snapshot import Snapshot
 from proxy.snapshot_codec import OtherVersion, decode_snapshot
 from proxy.tasks import spawn
@@ -82,7 +91,7 @@ class Control:
         self._workers = workers
         self._clock = clock
         self._snapshot = previous
-        self._material = NO_MATERIAL
+        self._certificates: CertificateWatcher | None = None
         self._addresses: tuple[Address, ...] = ()
         self._slots = SlotAllocator(board.endpoints, held_slots(previous, board))
         self._reaper = SlotReaper(self._slots, board)
@@ -96,6 +105,7 @@ class Control:
         )
         row = board.control_row
         self._lookups_before = row[C_DNS_LOOKUPS], row[C_DNS_FAILURES]
+        self._reloads_before = row[C_CERTIFICATE_RELOADS]
         metrics = MetricsPage(board, lambda: self._snapshot)
         self._admin = AdminServer(config.admin.bind, config.admin.token, self._view, metrics)
         self._tasks: list[asyncio.Task[None]] = []
@@ -123,7 +133,7 @@ class Control:
         Takes as long as the slowest name, at most the resolver's time limit; a name that cannot be resolved
         has no endpoints for now. Raises ConfigError, and then nothing runs.
         """
-        self._material = read_material(self._config, now=self._clock.wall())
+        self._certificates = CertificateWatcher(self._config, self._changed.set, clock=self._clock)
         self._tasks = [spawn(self._beat(), name="heartbeat")]
         try:
             await self._admin.start()
@@ -134,6 +144,7 @@ class Control:
             await self.stop()
             raise
         self._resolver.start()
+        self._certificates.start()
         self._tasks.append(spawn(self._sweep_slots(), name="sweep slots"))
         self._tasks.append(spawn(self._republish(), name="republish"))
 
@@ -144,16 +155,19 @@ class Control:
             task.cancel()
         self._tasks = []
         await self._resolver.stop()
+        if self._certificates is not None:
+            await self._certificates.stop()
         await self._admin.stop()
 
     def _build(self) -> Snapshot:
         generation = self._snapshot.generation + 1 if self._snapshot else 1
+        assert self._certificates is not None
         return build_snapshot(
             self._config,
             generation=generation,
             resolved=self._resolver.resolved,
             slots=self._slots,
-            material=self._material,
+            material=self._certificates.material,
         )
 
     async def _publish(self, snapshot: Snapshot) -> None:
@@ -173,10 +187,11 @@ class Control:
             self._changed.clear()
             try:
                 snapshot = self._build()
-                if self._snapshot is None or snapshot.clusters != self._snapshot.clusters:
+                served = self._snapshot
+                if served is None or replace(snapshot, generation=served.generation) != served:
                     await self._publish(snapshot)
             except ConfigError as error:
-                _log.error("the last addresses stay in use: %s", error)
+                _log.error("the last snapshot stays in use: %s", error)
 
     async def _sweep_slots(self) -> None:
         while True:
@@ -196,6 +211,9 @@ class Control:
         row[C_HEARTBEAT_MS] = int(self._clock.monotonic() * 1000)
         row[C_DNS_LOOKUPS] = lookups + self._resolver.lookups_total
         row[C_DNS_FAILURES] = failures + self._resolver.failures_total
+        if self._certificates is not None:
+            row[C_CERTIFICATES_FAILING] = self._certificates.failing
+            row[C_CERTIFICATE_RELOADS] = self._reloads_before + self._certificates.reloads_total
 
     def _view(self) -> DaemonView:
         report = worker_report(self._board, self.addresses)

@@ -6,14 +6,14 @@ files are out of step while somebody replaces them.
 """
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
 from proxy.config.certificates import KeyMismatch, check_authorities, load_key, read_certificate
 from proxy.config.faults import BadValue, Path, path_text
 from proxy.config.interpolate import read_regular_file
-from proxy.config.schema import Cluster, Config, Listener
+from proxy.config.schema import Config, Listener
 from proxy.config.tls_schema import ClusterTls, ListenerTls
 from proxy.errors import ConfigError
 from proxy.snapshot import CertificateSpec, ClusterTlsSpec, ListenerTlsSpec
@@ -71,22 +71,71 @@ def listener_name(listener: Listener, index: int) -> str:
     return listener.name or f"listener-{index + 1}"
 
 
+@dataclass(frozen=True, slots=True)
+class TlsSection:
+    """The TLS settings of one listener or cluster, and the files behind them."""
+
+    kind: str
+    """`listener` or `cluster`."""
+    name: str
+    """Of the listener or cluster."""
+    files: tuple[FilePath, ...]
+    """All that is read."""
+    keys: tuple[FilePath, ...]
+    """Those with private keys."""
+    read: Callable[[float], ListenerTlsSpec | ClusterTlsSpec]
+    """What the settings come to at a time in seconds since the Unix epoch. Raises `BadMaterial`."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+def tls_sections(config: Config) -> list[TlsSection]:
+    """The TLS settings of `config`, in order of the file."""
+    found = []
+    for index, listener in enumerate(config.listeners):
+        if listener.tls is not None:
+            found.append(_listener_section(listener_name(listener, index), listener.tls, index))
+    for index, cluster in enumerate(config.clusters):
+        if cluster.tls is not None:
+            found.append(_cluster_section(cluster.name, cluster.tls, index))
+    return found
+
+
+def _listener_section(name: str, tls: ListenerTls, index: int) -> TlsSection:
+    keys = tuple(each.key for each in tls.certificates)
+    files = _given(*(each.cert for each in tls.certificates), *keys, tls.client_ca)
+
+    def read(now: float) -> ListenerTlsSpec:
+        return read_listener_tls(tls, now=now, where=f"listeners[{index}].tls")
+
+    return TlsSection("listener", name, files, keys, read)
+
+
+def _cluster_section(name: str, tls: ClusterTls, index: int) -> TlsSection:
+    ca = (tls.ca or system_authorities()) if tls.verify else None
+
+    def read(now: float) -> ClusterTlsSpec:
+        return read_cluster_tls(tls, now=now, where=f"clusters[{index}].tls")
+
+    return TlsSection("cluster", name, _given(ca, tls.cert, tls.key), _given(tls.key), read)
+
+
+def _given(*files: FilePath | None) -> tuple[FilePath, ...]:
+    return tuple(file for file in files if file is not None)
+
+
+def material_of(specs: Mapping[TlsSection, ListenerTlsSpec | ClusterTlsSpec]) -> TlsMaterial:
+    """What all sections come to, from what each does."""
+    listeners = {each.name: spec for each, spec in specs.items() if isinstance(spec, ListenerTlsSpec)}
+    clusters = {each.name: spec for each, spec in specs.items() if isinstance(spec, ClusterTlsSpec)}
+    return TlsMaterial(listeners, clusters)
+
+
 def read_material(config: Config, *, now: float) -> TlsMaterial:
     """All of it. Raises `BadMaterial` for the first listener or cluster whose files are not right at `now` (seconds
     since the Unix epoch)."""
-    listeners = {
-        listener_name(listener, index): read_listener_tls(
-            listener.tls, now=now, where=f"listeners[{index}].tls"
-        )
-        for index, listener in enumerate(config.listeners)
-        if listener.tls is not None
-    }
-    clusters = {
-        cluster.name: read_cluster_tls(cluster.tls, now=now, where=f"clusters[{index}].tls")
-        for index, cluster in enumerate(config.clusters)
-        if cluster.tls is not None
-    }
-    return TlsMaterial(listeners, clusters)
+    return material_of({section: section.read(now) for section in tls_sections(config)})
 
 
 def read_listener_tls(tls: ListenerTls, *, now: float, where: str = "tls") -> ListenerTlsSpec:
@@ -211,27 +260,3 @@ class _Reader:
         reason = getattr(error, "reason", None) or str(error)
         problem = f"is refused by OpenSSL ({reason.lower().replace('_', ' ')})"
         self.faults.append(MaterialFault(path, problem, "a certificate that can be used"))
-
-
-def watched_files(config: Config) -> dict[Path, tuple[FilePath, ...]]:
-    """The files that each listener and cluster with TLS reads, by its place in the configuration."""
-    found: dict[Path, tuple[FilePath, ...]] = {}
-    for index, listener in enumerate(config.listeners):
-        if listener.tls is not None:
-            pairs = (file for each in listener.tls.certificates for file in (each.cert, each.key))
-            found["listeners", index] = _given(*pairs, listener.tls.client_ca)
-    for index, cluster in enumerate(config.clusters):
-        if cluster.tls is not None:
-            found["clusters", index] = _cluster_files(cluster)
-    return found
-
-
-def _cluster_files(cluster: Cluster) -> tuple[FilePath, ...]:
-    tls = cluster.tls
-    assert tls is not None
-    ca = (tls.ca or system_authorities()) if tls.verify else None
-    return _given(ca, tls.cert, tls.key)
-
-
-def _given(*files: FilePath | None) -> tuple[FilePath, ...]:
-    return tuple(file for file in files if file is not None)

@@ -10,7 +10,7 @@ the configured name.
 
 import gzip
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -27,6 +27,8 @@ from prometheus_client.registry import Collector
 
 import proxy
 from proxy.scoreboard import (
+    C_CERTIFICATE_RELOADS,
+    C_CERTIFICATES_FAILING,
     C_DNS_FAILURES,
     C_DNS_LOOKUPS,
     LATENCY_BOUNDS_S,
@@ -34,7 +36,7 @@ from proxy.scoreboard import (
     P_WANTED_WORKERS,
     Scoreboard,
 )
-from proxy.snapshot import EndpointSpec, Snapshot
+from proxy.snapshot import CertificateSpec, EndpointSpec, Snapshot
 from proxy.telemetry.processes import (
     SLOT_NAMES,
     ProcessReading,
@@ -160,6 +162,11 @@ _CONTROL_COUNTERS: tuple[tuple[str, str, int], ...] = (
         "Lookups that failed or took too long; the last addresses stay in use.",
         C_DNS_FAILURES,
     ),
+    (
+        "homeport_certificate_reloads",
+        "Times that changed certificate files were taken into use.",
+        C_CERTIFICATE_RELOADS,
+    ),
 )
 
 # (name, help, value) of the families with the label `process`: control, worker-0, …
@@ -200,6 +207,12 @@ class ScoreboardCollector(Collector):
         row = self._board.control_row
         for name, text, word in _CONTROL_COUNTERS:
             yield CounterMetricFamily(name, text, value=row[word])
+        yield _gauge(
+            "homeport_certificates_failing",
+            "Listeners and clusters whose certificate files cannot be used; the last good ones are served.",
+            row[C_CERTIFICATES_FAILING],
+        )
+        yield _certificate_ends(snapshot)
         yield from self._endpoint_families(snapshot)
 
     def _worker_families(self) -> Iterator[Metric]:
@@ -305,6 +318,27 @@ def _duration_family(readings: _Readings) -> Metric:
     for labels, reading in readings:
         cumulative = accumulate(reading.latency_counts)
         family.add_metric(labels, list(zip(_LE, cumulative, strict=True)), reading.latency_sum_s)
+    return family
+
+
+def _certificate_ends(snapshot: Snapshot | None) -> Metric:
+    """When the certificates that are shown to others end."""
+    family = GaugeMetricFamily(
+        "homeport_certificate_expiry_timestamp_seconds",
+        "End of a certificate, or of one that signs it if that is sooner, in seconds since the Unix epoch.",
+        labels=["kind", "name", "position", "certificate"],
+    )
+    shown: list[tuple[str, str, Sequence[CertificateSpec]]] = []
+    for listener in snapshot.listeners if snapshot else ():
+        if listener.tls is not None:
+            shown.append(("listener", listener.name, listener.tls.certificates))
+    for cluster in snapshot.clusters if snapshot else ():
+        if cluster.tls is not None and cluster.tls.certificate is not None:
+            shown.append(("cluster", cluster.name, (cluster.tls.certificate,)))
+    for kind, name, certificates in shown:
+        for position, each in enumerate(certificates):
+            labels = [kind, name, str(position), each.names[0] if each.names else ""]
+            family.add_metric(labels, each.expires_at)
     return family
 
 

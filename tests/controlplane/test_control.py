@@ -184,7 +184,7 @@ def test_more_addresses_than_rows_keep_the_last_snapshot(caplog):
         await world.control.stop()
 
     run(main)
-    assert "the last addresses stay in use" in caplog.text
+    assert "the last snapshot stays in use" in caplog.text
 
 
 def test_while_names_are_resolved_it_is_alive_but_not_ready():

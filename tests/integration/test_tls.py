@@ -80,6 +80,7 @@ def proxy(module_daemon: StartDaemon, shared_origin: Origin, secrets: Secrets) -
         {"match": {"listener": "plain", "path_prefix": "/moved"}, "redirect": {"scheme": "https"}}
     )
     config["limits"] = {"min_rate": 0}
+    config["workers"] = 1  # whose sessions can be resumed
     config["timeouts"] = {"header": "1s", "write": "2s"}
     daemon = module_daemon(config)
     yield daemon
