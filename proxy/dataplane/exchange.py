@@ -172,6 +172,8 @@ class Exchange:
         upload = self._upload
         assert upload is not None
         out = upload.feed(data)
+        if upload.is_laborious:
+            self._downstream.wire.rest(self._plane.loop)
         self.received_bytes = upload.payload_bytes
         if upload.is_done:
             self._upload = None
@@ -285,7 +287,9 @@ class Exchange:
         now = self._plane.monotonic()
         try:
             if self.state is _REPLYING:
-                self.reply.feed(data)
+                attempt = self.attempt
+                if self.reply.feed(data) and attempt is not None and attempt.upstream is not None:
+                    attempt.upstream.wire.rest(self._plane.loop)
                 self._after_reply_piece(now)
             elif self.state is _DISPATCHED:
                 self._read_reply(data, now)

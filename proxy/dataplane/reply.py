@@ -151,10 +151,13 @@ class Reply:
         parts.append(rest)
         self.write(b"".join(parts))
 
-    def feed(self, data: bytes) -> None:
-        """Pass on a piece of the body. Raises `UpstreamError(BAD_REPLY)`."""
-        assert self._body is not None
-        self._feed(self._body, data, [])
+    def feed(self, data: bytes) -> bool:
+        """Pass on a piece of the body; true when it took so long that others should have their turn before the next.
+        Raises `UpstreamError(BAD_REPLY)`."""
+        body = self._body
+        assert body is not None
+        self._feed(body, data, [])
+        return body.is_laborious
 
     def _feed(self, body: BodyReader, data: bytes, before: list[bytes]) -> None:
         try:

@@ -31,6 +31,11 @@ class Upload:
         return self._reader.done
 
     @property
+    def is_laborious(self) -> bool:
+        """Whether the last piece took long."""
+        return self._reader.is_laborious
+
+    @property
     def extra(self) -> bytes:
         """What followed the body in the piece that completed it: the next request."""
         return self._reader.extra

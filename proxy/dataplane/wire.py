@@ -103,6 +103,17 @@ class Wire:
             if self.is_open:
                 self._transport.resume_reading()
 
+    def rest(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Read no more in this turn. From a peer that sends as fast as its bytes are taken the loop reads up to 32
+        times at once (libuv), which is long for the others when the bytes are laborious."""
+        if self.is_open and not self.is_paused:
+            self._transport.pause_reading()
+            loop.call_soon(self._end_rest)
+
+    def _end_rest(self) -> None:
+        if self.is_open and not self.is_paused and not self._transport.is_closing():
+            self._transport.resume_reading()
+
     def close(self) -> bool:
         """Close when what was written has gone out; true when it has. It stays open here for `abort` to be possible."""
         self.flush()

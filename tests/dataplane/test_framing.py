@@ -244,3 +244,17 @@ def test_output_is_not_held_back():
     assert body.feed(b"\r\n") == b""
     assert body.feed(b"\r\nGET") == LAST_CHUNK
     assert body.extra == b"GET"
+
+
+@pytest.mark.parametrize("keep_chunks", [True, False])
+def test_many_tiny_chunks(keep_chunks):
+    """Thousands of chunks in one piece pass as few do, and say that they were laborious; the next may be light."""
+    body = ChunkedBody(keep_chunks=keep_chunks, trailer_bytes=100)
+    many = b"1\r\na\r\n" * 5000
+    assert body.feed(many) == (many if keep_chunks else b"a" * 5000)
+    assert body.is_laborious
+    assert body.feed(b"2\r\nbc\r\n") == (b"2\r\nbc\r\n" if keep_chunks else b"bc")
+    assert not body.is_laborious
+    assert body.payload_bytes == 5002
+    with pytest.raises(BadBody):
+        body.feed(b"1\r\na\r\n" * 10 + b"1\r\nab\r\n")

@@ -57,6 +57,15 @@ class Transport:
     def write_eof(self):
         self.sent.append("eof")
 
+    def pause_reading(self):
+        self.sent.append("paused")
+
+    def resume_reading(self):
+        self.sent.append("reading")
+
+    def is_closing(self):
+        return False
+
     def close(self):
         self.sent.append("closed")
 
@@ -243,3 +252,25 @@ def test_nothing_after_a_loss(turns, outbox, connection):
         one.connection_lost(None)
         turns.end()
     assert (sent, transport.sent) == ([], [b"b"])
+
+
+def test_rest(turns, outbox):
+    """A rest ends with the turn, unless reading was paused meanwhile or the connection is no more."""
+    with socket.socket() as sock:
+        transport = Transport(sock)
+        wire = Wire(outbox)
+        wire.open(transport)
+        wire.rest(turns)
+        assert transport.sent == ["paused"]
+        turns.end()
+        assert transport.sent == ["paused", "reading"]
+        wire.rest(turns)
+        wire.pause()
+        turns.end()
+        assert "reading" not in transport.sent[2:]
+        wire.resume()
+        wire.rest(turns)
+        wire.drop()
+        transport.sent.clear()
+        turns.end()
+        assert transport.sent == []

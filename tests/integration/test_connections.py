@@ -1,10 +1,13 @@
 """The life of a client's connection: keep-alive, pipelining, early replies, clients that go away or
 half-close."""
 
+import socket
 import threading
 
 import pytest
-from support.client import Client, request
+from support import settings
+from support.client import Client, OpenClient, request
+from support.daemon import StartDaemon
 from support.origin import OK, Exchange, Origin
 from support.wait import wait_for
 from support.wire import Cut, chunked
@@ -310,3 +313,52 @@ def test_one_connection_does_not_hold_up_another(client: Client, origin: Origin,
         assert other.get("/").status == 200
     exchange.events.put("go")
     assert client.reply().status == 200
+
+
+TINY_CHUNKS = b"1\r\na\r\n" * 20_000
+
+
+@pytest.mark.parametrize("side", ["upload", "reply"])
+def test_tiny_chunks_hold_up_nobody(
+    start_daemon: StartDaemon, connect: OpenClient, origin: Origin, path: str, side: str
+) -> None:
+    """While somebody sends chunks of one byte as fast as they are taken, others get their answers in between."""
+    daemon = start_daemon({**settings.simple(origin.address), "workers": 1})
+    taken = 0
+
+    def take(sock: socket.socket) -> None:
+        nonlocal taken
+        while data := sock.recv(1 << 20):
+            taken += len(data)
+
+    def flood(sock: socket.socket) -> None:
+        try:
+            while True:
+                sock.sendall(TINY_CHUNKS)
+        except OSError:
+            pass  # told to end
+
+    def handler(exchange: Exchange) -> None:
+        if side == "upload":
+            take(exchange.sock)
+        else:
+            exchange.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            flood(exchange.sock)
+
+    origin.on(path, handler, early=True)
+    client, other = connect(daemon), connect(daemon)
+    client.assert_open("/")
+    other.send(request("POST", path, "Transfer-Encoding: chunked"))
+    thread = threading.Thread(target=flood if side == "upload" else take, args=(other.sock,))
+    thread.start()
+    wait_for(lambda: taken > 1 << 20, "the flood")
+    meanwhile = []
+    for _ in range(5):
+        before = taken
+        client.assert_open("/")
+        meanwhile.append(taken - before)
+    other.sock.shutdown(socket.SHUT_RDWR)
+    thread.join()
+    # Without a rest the loop reads 32 times in a row, which is 8 MiB.
+    assert sorted(meanwhile)[2] < 3 << 20, meanwhile
+    daemon.stop()
