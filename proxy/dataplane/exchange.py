@@ -34,7 +34,7 @@ from proxy.model import NO_FACTS, Outcome
 from proxy.policy.path import routing_path
 from proxy.policy.route import CompiledRoute
 from proxy.scoreboard import E_CONNECT_FAILURES
-from proxy.snapshot import RedirectSpec, RespondSpec
+from proxy.snapshot import SplitSpec
 
 if TYPE_CHECKING:
     from proxy.dataplane.downstream import Downstream
@@ -130,7 +130,7 @@ class Exchange:
                     self._downstream.hold(rest)
             self.route = route = self._find_route()
             action = route.action
-            if isinstance(action, RespondSpec | RedirectSpec):
+            if not isinstance(action, SplitSpec):
                 scheme = self._downstream.identity.scheme
                 self._answer(action.status, *local_answer(action, route, head, scheme), Outcome.LOCAL)
                 return
@@ -285,16 +285,26 @@ class Exchange:
     def on_reply_data(self, data: bytes) -> None:
         """Bytes from the endpoint."""
         now = self._plane.monotonic()
+        reply = self.reply
         try:
             if self.state is _REPLYING:
                 attempt = self.attempt
-                if self.reply.feed(data) and attempt is not None and attempt.upstream is not None:
+                if reply.feed(data) and attempt is not None and attempt.upstream is not None:
                     attempt.upstream.wire.rest(self._plane.loop)
-                self._after_reply_piece(now)
             elif self.state is _DISPATCHED:
                 self._read_reply(data, now)
         except UpstreamError as error:
             self.fail(error)
+            return
+        if self.state is not _REPLYING:
+            return
+        if reply.is_complete:
+            self._complete_reply(now)
+        elif self._downstream.wire.is_blocked:
+            # It may have become so before there was an endpoint to stop reading from.
+            self.on_downstream_blocked()
+        else:
+            self._set_deadline(now)
 
     def _read_reply(self, data: bytes, now: float) -> None:
         """Read heads up to the final one. Raises `UpstreamError`."""
@@ -316,21 +326,11 @@ class Exchange:
         self.state = _REPLYING
         self._settle_keep_alive()
         reply.begin(head, route, self._plane.date_line, limits)
-        self._after_reply_piece(now)
 
     def _settle_keep_alive(self) -> None:
         """No request follows on a connection with an unread one, a tunnel that came to nothing, or during a drain."""
         if self._upload is not None or self.head.upgrade or self._plane.is_draining:
             self.reply.keep_alive = False
-
-    def _after_reply_piece(self, now: float) -> None:
-        if self.reply.is_complete:
-            self._complete_reply(now)
-        elif self._downstream.wire.is_blocked:
-            # It may have become so before there was an endpoint to stop reading from.
-            self.on_downstream_blocked()
-        else:
-            self._set_deadline(now)
 
     def on_reply_eof(self) -> bool:
         """The endpoint will send no more."""
