@@ -55,7 +55,8 @@ class Reply:
         """The endpoint has said 100."""
         self.is_complete = False
         self.rest = b""
-        """What followed the last head; once the reply is complete, what followed that, which belongs to nobody."""
+        """What followed a head that was read and is not begun; once the reply is complete, what followed that, which
+        belongs to nobody."""
         self._buffer = b""
         self._body: BodyReader | None = None
         self._ends_by_close = False
@@ -116,20 +117,21 @@ class Reply:
 
     def begin(self, head: ReplyHead, route: CompiledRoute, date_line: bytes, limits: Limits) -> None:
         """Send the final head, with what is here of the body in the same write. Raises `UpstreamError(BAD_REPLY)`."""
-        request, rest = self._request, self.rest
+        request, first = self._request, self.rest
+        self.rest = b""
         self.status = head.status
         is_suspect = False
-        if head.length == len(rest) and can_have_body(request, head):
+        if head.length == len(first) and can_have_body(request, head):
             # All of it is here, as of most small replies: there is nothing left to count.
             body, framing, can_continue = None, LENGTH_LINE % head.length, True
-            self.rest = b""
         else:
             body, framing, can_continue = frame_reply(request, head, limits.header_bytes)
             self._body = body
-            rest = b""
-            # A body where there can be none may still come, and would be taken for the next exchange's. To HEAD the
-            # length belongs, and every server sends it.
-            is_suspect = body is None and (head.chunked or (head.length > 0 and request.method != b"HEAD"))
+            if body is None:
+                self.rest, first = first, b""
+                # A body where there can be none may still come, and would be taken for the next exchange's. To HEAD
+                # the length belongs, and every server sends it.
+                is_suspect = head.chunked or (head.length > 0 and request.method != b"HEAD")
         if not can_continue:
             self.keep_alive = False
             self._ends_by_close = True
@@ -145,10 +147,10 @@ class Reply:
             keep_alive=self.keep_alive,
         )
         if body is not None:
-            self._feed(body, self.rest, parts)
+            self._feed(body, first, parts)
             return
         self.is_complete = True
-        parts.append(rest)
+        parts.append(first)
         self.write(b"".join(parts))
 
     def feed(self, data: bytes) -> bool:
@@ -193,6 +195,7 @@ class Reply:
         self.keep_alive = False
         self._ends_by_close = True
         self.write(compose_switch(head) + self.rest)
+        self.rest = b""
 
     # ------------------------------------------------------------------ our own
 
