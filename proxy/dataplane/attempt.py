@@ -57,9 +57,9 @@ class Attempt:
         waiting = self.upstream.wire.buffered_bytes if self.upstream is not None else 0
         return waiting + len(self._request)
 
-    def begin(self, exchange: "Exchange", *, can_repeat: bool) -> bool:
+    def begin(self, exchange: "Exchange", can_repeat: bool) -> bool:
         """Send the request on an idle connection; false when there is none and one is being made for `exchange`."""
-        upstream = self._pool.take(carefully=not can_repeat)
+        upstream = self._pool.take(not can_repeat)
         if upstream is None:
             self._connecting = self._pool.connect(exchange)
             return False

@@ -20,7 +20,7 @@ _CHUNKED_LINE = b"\r\nTransfer-Encoding: chunked"
 
 
 def compose_request(
-    head: RequestHead, route: CompiledRoute, *, identity: bytes, request_id: bytes, local_authority: bytes
+    head: RequestHead, route: CompiledRoute, identity: bytes, request_id: bytes, local_authority: bytes
 ) -> bytes:
     """The head for the endpoint. `identity` are the lines of `forwarding`; `local_authority` stands in for a Host
     that an HTTP/1.0 client left out."""
@@ -55,7 +55,7 @@ def _rewrite_request(head: RequestHead, route: CompiledRoute, kept: list[bytes])
 
 
 def compose_reply(
-    head: ReplyHead, route: CompiledRoute, *, framing: bytes, date_line: bytes, minor: int, keep_alive: bool
+    head: ReplyHead, route: CompiledRoute, framing: bytes, date_line: bytes, minor: int, keep_alive: bool
 ) -> list[bytes]:
     """The head for a client of HTTP/1.`minor`, in pieces. `framing` is the line that says how the body is framed;
     `date_line` is added when the endpoint sent no Date (RFC 9110 6.6.1)."""

@@ -188,19 +188,14 @@ class Exchange:
         head, downstream = self.head, self._downstream
         self.state = _DISPATCHED
         lease = cluster.acquire(NO_FACTS, now=self.started)
-        sent = compose_request(
-            head,
-            route,
-            identity=downstream.identity.lines(head),
-            request_id=self.request_id,
-            local_authority=downstream.local_authority,
-        )
+        identity = downstream.identity.lines(head)
+        sent = compose_request(head, route, identity, self.request_id, downstream.local_authority)
         pool = self._plane.pool_of(lease.endpoint, cluster)
         self.attempt = attempt = Attempt(lease, pool, sent + body if body else sent)
         timeouts = cluster.spec.timeouts
         if timeouts.total_s:
             downstream.total_deadline = self.started + timeouts.total_s
-        if attempt.begin(self, can_repeat=self._can_repeat):
+        if attempt.begin(self, self._can_repeat):
             self._after_sent(self.started)
         else:
             self._set_deadline(self._plane.monotonic())
@@ -311,7 +306,7 @@ class Exchange:
         reply, attempt, route = self.reply, self.attempt, self.route
         assert attempt is not None and route is not None
         limits = self._table.limits
-        head = reply.read_head(data, limits, now=now)
+        head = reply.read_head(data, limits, now)
         if head is None:
             upload = self._upload
             if reply.has_continued and upload is not None and not upload.is_awaited:
@@ -367,7 +362,7 @@ class Exchange:
         assert self.attempt is not None
         if reply.upstream_keep_alive and not reply.rest and self._upload is None and not self.head.upgrade:
             self.attempt.give_back(now)
-        self._end(_OK, None, now=now)
+        self._end(_OK, None, now)
 
     def _begin_tunnel(self, head: ReplyHead) -> None:
         attempt, cluster = self.attempt, self.cluster
@@ -380,7 +375,7 @@ class Exchange:
     def on_tunnel_end(self, reason: Reason | None) -> None:
         """Both sides of the tunnel have ended, or one was lost."""
         is_cut = reason is not None and reason is not Reason.IDLE_TIMEOUT
-        self._end(_OK, reason, reset=is_cut, now=self._plane.monotonic())
+        self._end(_OK, reason, self._plane.monotonic(), reset=is_cut)
 
     # ------------------------------------------------------------------ backpressure
 
@@ -425,7 +420,7 @@ class Exchange:
         else:
             # Closed, not reset: earlier replies may still be on their way to it.
             self.reply.keep_alive = False
-            self._end(Outcome.CLIENT_GONE, Reason.CLIENT_GONE, now=self._plane.monotonic())
+            self._end(Outcome.CLIENT_GONE, Reason.CLIENT_GONE, self._plane.monotonic())
         return False
 
     def on_client_gone(self) -> None:
@@ -458,7 +453,7 @@ class Exchange:
     def abort(self, reason: Reason) -> None:
         """Give up at once and cut the client's connection."""
         if self.state is not _DONE:
-            self._end(Outcome.CLIENT_GONE, reason, reset=True, now=self._plane.monotonic())
+            self._end(Outcome.CLIENT_GONE, reason, self._plane.monotonic(), reset=True)
 
     def fail(self, error: ExchangeError) -> None:
         """End the exchange for `error`: with a response if the reply has not begun, else by cutting the connection."""
@@ -473,7 +468,7 @@ class Exchange:
             # would look like the reply's own, but can destroy earlier replies that are still on their way.
             reply.keep_alive = False
             reset = reply.ends_by_close or reason.status == 499
-            self._end(outcome, reason, reset=reset, now=self._plane.monotonic())
+            self._end(outcome, reason, self._plane.monotonic(), reset=reset)
             return
         if isinstance(error, DownstreamError):
             # Whoever sends one malformed request may mean something else by its end than we do.
@@ -488,12 +483,12 @@ class Exchange:
         self._settle_keep_alive()
         fields = [*fields, (b"X-Request-Id", self.request_id)]
         self.reply.respond(status, body, fields, date_line=self._plane.date_line)
-        self._end(outcome, reason, now=self._plane.monotonic())
+        self._end(outcome, reason, self._plane.monotonic())
 
-    def _end(self, outcome: Outcome, reason: Reason | None, *, reset: bool = False, now: float) -> None:
+    def _end(self, outcome: Outcome, reason: Reason | None, now: float, *, reset: bool = False) -> None:
         """Leave the exchange for good: release the lease, record it, hand the client's connection on."""
         self.state = _DONE
         if self.attempt is not None:
             self.attempt.end(outcome)
-        self._plane.record(self, self._downstream, outcome, reason, now=now)
-        self.reply.end(reset=reset, is_receiving=self._upload is not None, now=now)
+        self._plane.record(self, self._downstream, outcome, reason, now)
+        self.reply.end(reset, self._upload is not None, now)

@@ -148,7 +148,6 @@ class Plane:
         downstream: "Downstream",
         outcome: Outcome,
         reason: Reason | None,
-        *,
         now: float,
     ) -> None:
         """Count an exchange that ended, and log it."""

@@ -105,7 +105,7 @@ class Pool:
         """Whether so many clients do not take their answers that new connections must cost less memory."""
         return len(self._blocked) > MANY_BLOCKED
 
-    def take(self, *, carefully: bool) -> Upstream | None:
+    def take(self, carefully: bool) -> Upstream | None:
         """An idle connection, or `None`. `carefully` = not one whose end has come and was only not noticed yet: what
         is sent on that is lost. The look costs a microsecond, so it is for requests that cannot be sent again."""
         idle = self._idle

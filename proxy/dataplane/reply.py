@@ -79,7 +79,7 @@ class Reply:
         """Whether the end of the client's connection is the end of the reply (HTTP/1.0)."""
         return self._ends_by_close
 
-    def read_head(self, data: bytes, limits: Limits, *, now: float) -> ReplyHead | None:
+    def read_head(self, data: bytes, limits: Limits, now: float) -> ReplyHead | None:
         """The final head, or a 101, with `rest` as what follows it; interim ones are passed on. `None` until it is all
         here. Raises `UpstreamError`."""
         if self._buffer:
@@ -138,14 +138,7 @@ class Reply:
         # An endpoint that has not said 100 to an Expect may still wait for a body that will never come.
         has_ended = self.has_continued or not request.expect
         self.upstream_keep_alive = head.keep_alive and has_ended and not is_suspect
-        parts = compose_reply(
-            head,
-            route,
-            framing=framing,
-            date_line=date_line,
-            minor=request.minor,
-            keep_alive=self.keep_alive,
-        )
+        parts = compose_reply(head, route, framing, date_line, request.minor, self.keep_alive)
         if body is not None:
             self._feed(body, first, parts)
             return
@@ -216,7 +209,7 @@ class Reply:
 
     # ------------------------------------------------------------------ the end
 
-    def end(self, *, reset: bool, is_receiving: bool, now: float) -> None:
+    def end(self, reset: bool, is_receiving: bool, now: float) -> None:
         """Hand the client's connection on, or cut it (`reset`). `is_receiving` = the request has not ended."""
         downstream = self._downstream
         if reset:
