@@ -20,6 +20,7 @@ from rich.table import Table
 
 from loadtests.peers import origin, proxies, rows
 from loadtests.peers.bench import cores
+from loadtests.peers.certificate import write_certificate
 from loadtests.peers.configs import Place
 from loadtests.peers.load import Generator
 from loadtests.peers.processes import Child, ChildError, Children, free_port
@@ -77,7 +78,10 @@ class Costs:
         port = free_port()
         directory = self._directory / name
         directory.mkdir()
-        launch = proxies.BY_NAME["homeport"].launch(sys.executable, Place(port, self._ports, directory))
+        certificate = directory / "certificate.pem"
+        write_certificate(certificate)
+        place = Place(port, free_port(), self._ports, directory, certificate)
+        launch = proxies.BY_NAME["homeport"].launch(sys.executable, place)
         arguments = launch.command[launch.command.index("run") :]
         child = self._children.start(name, [sys.executable, *program, *arguments], self._proxy_cores)
         child.wait_for_port(port)

@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 from loadtests.peers import memory, origin, verify
+from loadtests.peers.certificate import write_certificate
 from loadtests.peers.configs import Place
 from loadtests.peers.load import Generator, Sample, failed
 from loadtests.peers.processes import Child, ChildError, Children, free_port
@@ -52,6 +53,11 @@ class Running:
     proxy: Proxy
     child: Child
     port: int
+    tls_port: int
+
+    def port_of(self, row: Row) -> int:
+        """Where the row's requests go."""
+        return self.tls_port if row.tls else self.port
 
 
 def cores() -> tuple[list[int], list[int]]:
@@ -72,6 +78,8 @@ class Bench:
         self._progress = progress
         self._proxy_cores, self._load_cores = cores()
         self._generator = Generator(children, directory, self._proxy_cores, self._load_cores)
+        self._certificate = directory / "certificate.pem"
+        write_certificate(self._certificate)
         self._unusable: dict[tuple[str, str], tuple[str, ...]] = {}
         self.results = Results()
 
@@ -100,11 +108,11 @@ class Bench:
         if binary is None:
             self.results.absent[proxy.name] = "not installed"
             return None
-        port = free_port()
+        port, tls_port = free_port(), free_port()
         directory = self._directory / f"{proxy.name}-{port}"
         directory.mkdir()
         try:
-            launch = proxy.launch(binary, Place(port, origins, directory))
+            launch = proxy.launch(binary, Place(port, tls_port, origins, directory, self._certificate))
             child = self._children.start(proxy.name, launch.command, self._proxy_cores, launch.environment)
             child.wait_for_port(port)
             verify.wait_until_forwarding(port)
@@ -112,14 +120,14 @@ class Bench:
             self.results.absent[proxy.name] = str(error)
             return None
         self.results.versions[proxy.name] = proxy.version(binary)
-        return Running(proxy, child, port)
+        return Running(proxy, child, port, tls_port)
 
     def _check(self, running: list[Running]) -> None:
         """Once per proxy and row: are the bytes right? Rows that are not right are not timed."""
         task = self._progress.add_task("checking replies", total=len(running))
         for up in running:
             for row in self._rows_of(up.proxy):
-                if faults := verify.check_row(row, up.port):
+                if faults := verify.check_row(row, up.port_of(row)):
                     self._unusable[row.name, up.proxy.name] = tuple(faults)
             try:
                 self.results.missing_duties[up.proxy.name] = verify.missing_duties(up.port)
@@ -132,7 +140,11 @@ class Bench:
             self._progress.advance(task)
 
     def _rows_of(self, proxy: Proxy) -> list[Row]:
-        return [row for row in self._settings.rows if row is SATURATION or not proxy.bare]
+        return [
+            row
+            for row in self._settings.rows
+            if (row is SATURATION or not proxy.bare) and (proxy.tls or not row.tls)
+        ]
 
     def _rounds(self, running: list[Running]) -> None:
         steps = sum(len(self._rows_of(up.proxy)) for up in running) * self._settings.rounds
@@ -151,8 +163,10 @@ class Bench:
         if faults := self._unusable.get((row.name, up.proxy.name)):
             return failed(*faults)
         if number == 1 and (warm_up_s := self._settings.warm_up_s):
-            self._generator.measure(row, up.child, up.port, warm_up_s, self._rate(row, up))
-        return self._generator.measure(row, up.child, up.port, self._settings.seconds, self._rate(row, up))
+            self._generator.measure(row, up.child, up.port_of(row), warm_up_s, self._rate(row, up))
+        return self._generator.measure(
+            row, up.child, up.port_of(row), self._settings.seconds, self._rate(row, up)
+        )
 
     def _rate(self, row: Row, up: Running) -> float | None:
         """Requests/s of the row's share of this proxy's own saturation; None for a row without pace."""

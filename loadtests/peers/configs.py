@@ -17,11 +17,14 @@ CONNECTIONS = 19_000
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one proxy runs: its port, its origin's ports, and a directory of its own."""
+    """Where one proxy runs: its ports, its origin's ports, a directory of its own, and its certificate."""
 
     port: int
+    tls_port: int
     origins: tuple[int, int]
     directory: Path
+    certificate: Path
+    """PEM: certificate and key."""
 
 
 def nginx_config(place: Place, duties: bool) -> str:
@@ -34,6 +37,14 @@ def nginx_config(place: Place, duties: bool) -> str:
         proxy_set_header Forwarded 'for=$remote_addr;host="$http_host";proto=$scheme';
         proxy_set_header Via "1.1 nginx";
         proxy_set_header X-Request-Id $new_request_id;"""
+    locations = f"""
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";{added if duties else ""}
+        proxy_request_buffering off;
+        proxy_max_temp_file_size 0;
+        proxy_read_timeout 3600s;
+        proxy_send_timeout 3600s;
+        location / {{ proxy_pass http://origin; }}"""
     return f"""{user_directive()}
 worker_processes 1;
 daemon off;
@@ -62,14 +73,13 @@ http {{
         keepalive_timeout 3600s;
     }}
     server {{
-        listen 127.0.0.1:{place.port} backlog=8192;
-        proxy_http_version 1.1;
-        proxy_set_header Connection "";{added if duties else ""}
-        proxy_request_buffering off;
-        proxy_max_temp_file_size 0;
-        proxy_read_timeout 3600s;
-        proxy_send_timeout 3600s;
-        location / {{ proxy_pass http://origin; }}
+        listen 127.0.0.1:{place.port} backlog=8192;{locations}
+    }}
+    server {{
+        listen 127.0.0.1:{place.tls_port} ssl backlog=8192;
+        ssl_certificate {place.certificate};
+        ssl_certificate_key {place.certificate};
+        ssl_protocols TLSv1.2 TLSv1.3;{locations}
     }}
 }}
 """
@@ -77,13 +87,6 @@ http {{
 
 def haproxy_config(place: Place, duties: bool) -> str:
     """One thread; unused connections to the origin are free for every client."""
-    added = """
-    option forwardfor
-    http-request set-header X-Forwarded-Proto http
-    http-request set-header X-Forwarded-Host %[req.hdr(host)]
-    http-request set-header Forwarded for=%[src];host=\\"%[req.hdr(host)]\\";proto=http
-    http-request add-header Via "1.1 haproxy"
-    http-request set-header X-Request-Id %[uuid()] unless { req.hdr(x-request-id) -m found }"""
     return f"""
 global
     nbthread 1
@@ -99,12 +102,25 @@ defaults
     timeout server 3600s
     timeout http-keep-alive 3600s
     http-reuse always
-listen edge
-    bind 127.0.0.1:{place.port} backlog 8192{added if duties else ""}
+{_haproxy_listen(place, duties, "http", "")}
+{_haproxy_listen(place, duties, "https", f" ssl crt {place.certificate} alpn http/1.1")}
+"""
+
+
+def _haproxy_listen(place: Place, duties: bool, scheme: str, tls: str) -> str:
+    added = f"""
+    option forwardfor
+    http-request set-header X-Forwarded-Proto {scheme}
+    http-request set-header X-Forwarded-Host %[req.hdr(host)]
+    http-request set-header Forwarded for=%[src];host=\\"%[req.hdr(host)]\\";proto={scheme}
+    http-request add-header Via "1.1 haproxy"
+    http-request set-header X-Request-Id %[uuid()] unless {{ req.hdr(x-request-id) -m found }}"""
+    return f"""
+listen {scheme}
+    bind 127.0.0.1:{place.tls_port if tls else place.port} backlog 8192{tls}{added if duties else ""}
     balance roundrobin
     server one 127.0.0.1:{place.origins[0]}
-    server two 127.0.0.1:{place.origins[1]}
-"""
+    server two 127.0.0.1:{place.origins[1]}"""
 
 
 ENVOY_TYPES = "type.googleapis.com/envoy.extensions"
@@ -256,7 +272,13 @@ http://:{place.port} {{
 def homeport_config(place: Place, admin_port: int) -> dict[str, object]:
     """The smallest configuration: everything that is on by default stays on."""
     return {
-        "listeners": [{"bind": f"127.0.0.1:{place.port}"}],
+        "listeners": [
+            {"bind": f"127.0.0.1:{place.port}"},
+            {
+                "bind": f"127.0.0.1:{place.tls_port}",
+                "tls": {"certificates": [{"cert": str(place.certificate), "key": str(place.certificate)}]},
+            },
+        ],
         "admin": {"bind": f"127.0.0.1:{admin_port}"},
         "clusters": [
             {"name": "origin", "endpoints": [{"address": f"127.0.0.1:{port}"} for port in place.origins]},

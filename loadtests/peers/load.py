@@ -69,7 +69,7 @@ class Generator:
         file = self._directory / f"{row.name}.request"
         if not file.exists():
             file.write_bytes(row.request())
-        command = _wrk(file, port, seconds) if rate is None else _paced(file, port, seconds, rate)
+        command = _command(row, file, port, seconds, rate)
         start_s, cpu_s, core_s = time.monotonic(), proxy.cpu_s(), busy_s(self._proxy_cores)
         try:
             summary = parse_summary(self._run(command, seconds))
@@ -97,10 +97,20 @@ class Generator:
         return child.output.read_text()
 
 
-def _wrk(file: Path, port: int, seconds: float) -> list[str]:
+def _command(row: Row, file: Path, port: int, seconds: float, rate: float | None) -> list[str]:
+    if rate is not None:
+        return _paced(file, port, seconds, rate)
+    if row.reconnects:
+        module = "loadtests.peers.handshakes"
+        return [sys.executable, "-m", module, str(port), str(file), "--seconds", f"{seconds}"]
+    return _wrk(file, port, seconds, tls=row.tls)
+
+
+def _wrk(file: Path, port: int, seconds: float, *, tls: bool) -> list[str]:
+    scheme = "https" if tls else "http"
     return [
         "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--timeout", "15s",
-        "-s", str(WRK_SCRIPT), f"http://127.0.0.1:{port}/", "--", str(file),
+        "-s", str(WRK_SCRIPT), f"{scheme}://127.0.0.1:{port}/", "--", str(file),
     ]  # fmt: skip
 
 

@@ -41,6 +41,8 @@ class Proxy:
     path."""
     bare: bool = False
     """Forwards and does nothing else: none of the duties."""
+    tls: bool = False
+    """Listens with TLS too."""
 
 
 def _on_path(name: str) -> Callable[[], str | None]:
@@ -137,9 +139,15 @@ def _homeport(binary: str, place: Place) -> Launch:
 
 
 PROXIES = (
-    Proxy("homeport", _module("proxy"), _says("-c", "import proxy; print(proxy.__version__)"), _homeport),
-    Proxy("nginx", _on_path("nginx"), _says("-v"), _nginx(True)),
-    Proxy("haproxy", _on_path("haproxy"), _says("-v"), _haproxy(True)),
+    Proxy(
+        "homeport",
+        _module("proxy"),
+        _says("-c", "import proxy; print(proxy.__version__)"),
+        _homeport,
+        tls=True,
+    ),
+    Proxy("nginx", _on_path("nginx"), _says("-v"), _nginx(True), tls=True),
+    Proxy("haproxy", _on_path("haproxy"), _says("-v"), _haproxy(True), tls=True),
     Proxy("envoy", _envoy_binary, _says("--version"), _envoy(True)),
     Proxy("traefik", _on_path("traefik"), _says("version"), _traefik),
     Proxy("caddy", _on_path("caddy"), _says("version"), _caddy),

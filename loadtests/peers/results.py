@@ -109,6 +109,9 @@ RATIOS = (
         for other in ("haproxy", "envoy")
     ),
     Ratio("half", "p99_ms", "haproxy", 2.0),
+    Ratio("tls", "cpu_us", "haproxy", 1.8),
+    # As many handshakes in a second of CPU as half of HAProxy's.
+    Ratio("handshakes", "cpu_us", "haproxy", 2.0),
 )
 STRETCH = RATIOS[1]
 IDLE_LIMIT_KIB = 5.0

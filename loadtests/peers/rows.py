@@ -28,6 +28,7 @@ BROWSER_HEADERS = (
     ("Authorization", "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbmFseXN0In0.kp5sQ0m1zq0r3vZ0xJ8s"),
     ("X-Dataset-Id", "customers-2024"),
 )
+CLOSING_HEADERS = (("Connection", "close"), *BROWSER_HEADERS[1:])
 
 
 class Body(enum.Enum):
@@ -49,6 +50,10 @@ class Row:
     body: Body = Body.NONE
     reply_bytes: int = SIZES["tiny"]
     """Least number of body bytes of each reply."""
+    tls: bool = False
+    """Over TLS 1.3. Only for the proxies that are set up for it."""
+    reconnects: bool = False
+    """A new connection for each request."""
     load: float | None = None
     """None: as fast as it goes, 64 connections. A number: that share of the proxy's own requests/s of
     `headers`."""
@@ -82,6 +87,15 @@ ROWS = (
     Row("1m-chunked", "1 MB reply, chunked", "/chunked", reply_bytes=SIZES["1m"]),
     Row("upload", "1 MB upload, by length", "/upload", body=Body.LENGTH),
     Row("upload-chunked", "1 MB upload, chunked", "/upload", body=Body.CHUNKED),
+    Row("tls", "12 headers, TLS 1.3, keep-alive", "/tiny", BROWSER_HEADERS, tls=True),
+    Row(
+        "handshakes",
+        "TLS 1.3, a handshake for each request",
+        "/tiny",
+        CLOSING_HEADERS,
+        tls=True,
+        reconnects=True,
+    ),
     Row("half", "12 headers at 50 % of saturation", "/tiny", BROWSER_HEADERS, load=0.5),
     Row("third", "12 headers at 30 % of saturation", "/tiny", BROWSER_HEADERS, load=0.3),
 )

@@ -2,9 +2,11 @@
 
 import http.client
 import socket
+import ssl
 import time
 from dataclasses import dataclass
 
+from loadtests.peers.certificate import NAME
 from loadtests.peers.origin import FORWARDING_HEADERS, SIZES, UPLOAD_BYTES, payload
 from loadtests.peers.processes import ChildError
 from loadtests.peers.rows import Body, Row
@@ -21,13 +23,23 @@ class Reply:
     body: bytes
 
 
-def exchange(port: int, request: bytes) -> Reply:
+def exchange(port: int, request: bytes, *, tls: bool = False) -> Reply:
     """Send the bytes on a new connection and read one reply; raises OSError or HTTPException."""
-    with socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S) as sock:
+    plain = socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S)
+    with tls_context().wrap_socket(plain, server_hostname=NAME) if tls else plain as sock:
         sock.sendall(request)
         response = http.client.HTTPResponse(sock)
         response.begin()
         return Reply(response.status, response.headers, response.read())
+
+
+def tls_context() -> ssl.SSLContext:
+    """TLS 1.3 with whoever answers: the certificate is of the benchmark's own making."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
 
 
 def wait_until_forwarding(port: int) -> None:
@@ -50,9 +62,9 @@ def wait_until_forwarding(port: int) -> None:
 def check_row(row: Row, port: int) -> list[str]:
     """What is wrong with this row's replies through the proxy on `port`; empty when every byte is right."""
     try:
-        faults = _check_reply(row, exchange(port, row.request()))
+        faults = _check_reply(row, exchange(port, row.request(), tls=row.tls))
         if row.body is not Body.NONE:
-            faults += _check_echo(exchange(port, row.request("/echo")))
+            faults += _check_echo(exchange(port, row.request("/echo"), tls=row.tls))
     except (OSError, http.client.HTTPException) as error:
         return [f"no whole reply: {error!r}"]
     return faults

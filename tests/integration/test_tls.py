@@ -81,7 +81,7 @@ def proxy(module_daemon: StartDaemon, shared_origin: Origin, secrets: Secrets) -
     )
     config["limits"] = {"min_rate": 0}
     config["workers"] = 1  # whose sessions can be resumed
-    config["timeouts"] = {"header": "1s", "write": "2s"}
+    config["timeouts"] = {"header": "3s", "write": "2s"}
     daemon = module_daemon(config)
     yield daemon
     daemon.stop()

@@ -9,13 +9,16 @@ import pytest
 import yaml
 
 from loadtests.peers import configs, origin, proxies
+from loadtests.peers.certificate import write_certificate
 
 PORTS = (41001, 41002)
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> configs.Place:
-    return configs.Place(41000, PORTS, tmp_path)
+    certificate = tmp_path / "certificate.pem"
+    write_certificate(certificate)
+    return configs.Place(41000, 41003, PORTS, tmp_path, certificate)
 
 
 @pytest.mark.parametrize("proxy", proxies.PROXIES, ids=lambda proxy: proxy.name)
@@ -25,6 +28,7 @@ def test_launch_writes_a_configuration_with_all_ports(proxy, place, tmp_path):
     assert launch.command[0] == "/bin/program"
     for port in (place.port, *PORTS):
         assert str(port) in written
+    assert not proxy.tls or str(place.tls_port) in written
 
 
 @pytest.mark.parametrize("render", [configs.nginx_config, configs.haproxy_config], ids=["nginx", "haproxy"])
