@@ -6,6 +6,7 @@ Map of the package, from the pure core outwards; imports point from the bottom o
     clock tasks             the only access to time and to tasks
     policy/                 pure decisions: routes, pickers
     scoreboard              gauges and counters in single-writer rows
+    tls                     certificates and keys to the contexts that connections are made with
     config/                 the YAML file: models, faults with line and column, the snapshot made from it
     telemetry/              metrics over the scoreboard, the access log
     cluster table           mutable state of a worker: endpoints and leases; compiled routes

@@ -96,7 +96,8 @@ class Upstream(asyncio.Protocol):
             while self.relay is not None and (data := os.read(fd, RECEIVE_BUFFER_BYTES)):
                 if isinstance(transport, TlsTransport):
                     data = transport.decrypt(data)
-                self.relay.on_reply_data(data)
+                if data:
+                    self.relay.on_reply_data(data)
         except OSError:
             pass  # there is no more
 
