@@ -78,9 +78,9 @@ def run(
 ) -> None:
     """Run the proxy in the foreground.
 
-    SIGTERM and SIGINT drain and stop (a second one stops at once), SIGUSR1 reopens the access log, SIGUSR2
-    replaces the daemon by the program that is installed now without losing a request. Exits with 0 after a
-    drain and with 2 when the file has faults, which are printed first.
+    SIGTERM and SIGINT drain and stop (a second one stops at once), SIGHUP reloads the file, SIGUSR1
+    reopens the access log, SIGUSR2 replaces the daemon by the program that is installed now, without losing
+    a request. Exits with 0 after a drain and with 2 when the file has faults, which are printed first.
     """
     # As PID 1 of a container a signal without a handler is lost, and the imports take a while.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -147,25 +147,40 @@ def schema() -> None:
     _print(json.dumps(config_json_schema(), indent=2, ensure_ascii=False))
 
 
+AdminUrl = Annotated[
+    str, typer.Option("--admin", metavar="URL", envvar="HOMEPORT_ADMIN", help="Where the admin API is.")
+]
+AdminToken = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        envvar="HOMEPORT_ADMIN_TOKEN",
+        show_envvar=True,
+        help="The admin API's token. Others can see it in the process list; prefer the variable.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the API's answer as it is.")]
+DEFAULT_ADMIN = "http://127.0.0.1:9901"
+
+
 @app.command()
-def status(
-    admin: Annotated[
-        str, typer.Option(metavar="URL", envvar="HOMEPORT_ADMIN", help="Where the admin API is.")
-    ] = "http://127.0.0.1:9901",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the API's answer as it is.")] = False,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            envvar="HOMEPORT_ADMIN_TOKEN",
-            show_envvar=True,
-            help="The admin API's token. Others can see it in the process list; prefer the variable.",
-        ),
-    ] = None,
-) -> None:
+def status(admin: AdminUrl = DEFAULT_ADMIN, as_json: AsJson = False, token: AdminToken = None) -> None:
     """Show what a running proxy does: listeners, clusters, endpoints, connections, requests."""
     from proxy.admin.client import show_status
 
     raise typer.Exit(show_status(admin, token, as_json))
+
+
+@app.command()
+def reload(admin: AdminUrl = DEFAULT_ADMIN, as_json: AsJson = False, token: AdminToken = None) -> None:
+    """Have a running proxy read its configuration again, and say what changed.
+
+    Exits with 0 when the file's configuration is served, and with 2 when the file has faults: they are
+    printed, and the proxy goes on with what it had.
+    """
+    from proxy.admin.client import ask_reload
+
+    raise typer.Exit(ask_reload(admin, token, as_json))
 
 
 @app.command()

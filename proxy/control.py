@@ -10,8 +10,7 @@ import logging
 import random
 import signal
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -20,15 +19,18 @@ import uvloop
 from proxy import children
 from proxy.admin.api import AdminServer
 from proxy.clock import Clock, SystemClock
-from proxy.config.addresses import NamedAddress
-from proxy.config.build import SlotAllocator, build_snapshot, unresolved_names
-from proxy.config.load import load_file
+from proxy.config.build import SlotAllocator
+from proxy.config.diff import describe_changes
+from proxy.config.faults import Fault, InvalidConfig
+from proxy.config.load import load_bytes, locate, read_file
 from proxy.config.schema import Config
-from proxy.controlplane.certificates import CertificateWatcher
+from proxy.config.watch import changes
 from proxy.controlplane.cores import auto_workers
 from proxy.controlplane.parent_link import ParentGone, ParentLink
-from proxy.controlplane.resolver import Lookup, Resolver, WatchedName, system_lookup
+from proxy.controlplane.reloading import ReloadOutcome, ReloadReport
+from proxy.controlplane.resolver import Lookup, system_lookup
 from proxy.controlplane.slots import SlotReaper
+from proxy.controlplane.sources import Sources, known_addresses
 from proxy.errors import ConfigError
 from proxy.mailbox import Channel, unsealed
 from proxy.model import Address, TcpAddress
@@ -39,6 +41,9 @@ from proxy.scoreboard import (
     C_DNS_LOOKUPS,
     C_ENDPOINT_SLOTS,
     C_HEARTBEAT_MS,
+    C_RELOAD_REFUSED_LAST,
+    C_RELOADED_AT,
+    RELOAD_WORDS,
     Scoreboard,
 )
 from proxy.snapshot import Snapshot
@@ -56,6 +61,12 @@ SWEEP_S = 10.0
 HEARTBEAT_S = 0.1
 """Seconds between two heartbeats; the parent replaces a control that is silent for several of them."""
 
+APPLY_S = 5.0
+"""Seconds a reload waits for the workers to serve what it published."""
+
+APPLY_LOOK_S = 0.02
+"""Seconds between two looks whether they do."""
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_BAD_CONFIG = 2
@@ -64,52 +75,84 @@ EXIT_BAD_CONFIG = 2
 class Publisher(Protocol):
     """Hands a snapshot to the workers."""
 
-    async def publish(self, snapshot: Snapshot, workers: int) -> tuple[Address, ...]:
-        """Have it served. Returns the listeners' actual addresses; raises `ConfigError` and keeps the last one."""
+    async def publish(self, snapshot: Snapshot, workers: int, source: bytes) -> tuple[Address, ...]:
+        """Have it served, and the configuration's text kept. Returns the listeners' actual addresses; raises
+        `ConfigError`, and then the last one is served on."""
         ...
+
+
+class ConfigFile:
+    """The configuration's file: what is in it now, and what was when it was last looked at."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen = b""
+
+    def __repr__(self) -> str:
+        return f"ConfigFile({str(self.path)!r})"
+
+    def read(self) -> tuple[bytes, Config]:
+        """The file's text and what it says. Raises `InvalidConfig`. Takes about a second per MiB."""
+        self._seen = read_file(self.path)
+        return self._seen, self.parse(self._seen)
+
+    def parse(self, source: bytes) -> Config:
+        """What `source` would say in this file. Raises `InvalidConfig`."""
+        return load_bytes(source, str(self.path), self.path.parent)
+
+    def is_new(self) -> bool:
+        """Whether the file has other bytes than when it was last read; true when it cannot be read."""
+        try:
+            return read_file(self.path) != self._seen
+        except InvalidConfig:
+            return bool(self._seen)
 
 
 class Control:
     """Runs the control side of one daemon. `previous` is the snapshot that is served already, by whoever was control
-    before."""
+    before; `workers` overrides the configuration's number."""
 
     def __init__(
         self,
         config: Config,
+        source: bytes,
+        file: ConfigFile,
         board: Scoreboard,
         publisher: Publisher,
         *,
-        workers: int,
+        workers: int | None,
         clock: Clock,
         rng: random.Random,
         previous: Snapshot | None = None,
         lookup: Lookup = system_lookup,
     ) -> None:
         self._config = config
+        self._source = source
+        self._file = file
         self._board = board
         self._publisher = publisher
         self._workers = workers
         self._clock = clock
+        self._rng = rng
+        self._lookup = lookup
         self._snapshot = previous
-        self._certificates: CertificateWatcher | None = None
         self._addresses: tuple[Address, ...] = ()
+        self._sources: Sources | None = None
         self._slots = SlotAllocator(board.endpoints, held_slots(previous, board))
         self._reaper = SlotReaper(self._slots, board)
-        self._resolver = Resolver(
-            watched_names(config),
-            self._on_addresses,
-            clock=clock,
-            rng=rng,
-            lookup=lookup,
-            known=known_addresses(previous),
-        )
-        row = board.control_row
-        self._lookups_before = row[C_DNS_LOOKUPS], row[C_DNS_FAILURES]
-        self._reloads_before = row[C_CERTIFICATE_RELOADS]
-        metrics = MetricsPage(board, lambda: self._snapshot)
-        self._admin = AdminServer(config.admin.bind, config.admin.token, self._view, metrics)
+        self._counted = dict.fromkeys(_SOURCE_COUNTERS, 0)
+        for word in self._counted:
+            self._counted[word] = board.control_row[word]
+        self._metrics = MetricsPage(board, lambda: self._snapshot)
+        self._admin = self._new_admin(config)
+        self._leaving: asyncio.Task[None] | None = None
+        """The end of the admin API on its address before a reload."""
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
+        self._publishing = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"Control({self._file!r}, generation {self._snapshot.generation if self._snapshot else 0})"
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -133,18 +176,18 @@ class Control:
         Takes as long as the slowest name, at most the resolver's time limit; a name that cannot be resolved
         has no endpoints for now. Raises ConfigError, and then nothing runs.
         """
-        self._certificates = CertificateWatcher(self._config, self._changed.set, clock=self._clock)
         self._tasks = [spawn(self._beat(), name="heartbeat")]
         try:
+            sources = self._new_sources(self._config, known_addresses(self._snapshot))
             await self._admin.start()
-            await self._resolver.resolve_all()
+            await sources.resolver.resolve_all()
+            self._sources = sources
             self._show_counts()
-            await self._publish(self._build())
+            await self._publish(sources, self._config, self._source)
         except BaseException:
             await self.stop()
             raise
-        self._resolver.start()
-        self._certificates.start()
+        sources.start()
         self._tasks.append(spawn(self._sweep_slots(), name="sweep slots"))
         self._tasks.append(spawn(self._republish(), name="republish"))
 
@@ -154,44 +197,131 @@ class Control:
         for task in self._tasks:
             task.cancel()
         self._tasks = []
-        await self._resolver.stop()
-        if self._certificates is not None:
-            await self._certificates.stop()
+        if self._sources is not None:
+            await self._sources.stop()
+        if self._leaving is not None:
+            await self._leaving
         await self._admin.stop()
 
-    def _build(self) -> Snapshot:
-        generation = self._snapshot.generation + 1 if self._snapshot else 1
-        assert self._certificates is not None
-        return build_snapshot(
-            self._config,
-            generation=generation,
-            resolved=self._resolver.resolved,
-            slots=self._slots,
-            material=self._certificates.material,
+    # ------------------------------------------------------------------ publishing
+
+    def _new_sources(self, config: Config, known: Mapping[str, tuple[TcpAddress, ...]]) -> Sources:
+        return Sources(
+            config, self._changed.set, clock=self._clock, rng=self._rng, lookup=self._lookup, known=known
         )
 
-    async def _publish(self, snapshot: Snapshot) -> None:
+    async def _publish(self, sources: Sources, config: Config, source: bytes) -> None:
+        """Have what `sources` come to served. Raises `ConfigError`, and then the last snapshot is served on."""
+        generation = self._snapshot.generation + 1 if self._snapshot else 1
+        snapshot = sources.build(generation, self._slots)
         row = self._board.control_row
         row[C_ENDPOINT_SLOTS] = max(row[C_ENDPOINT_SLOTS], self._slots.high_water)
-        self._addresses = await self._publisher.publish(snapshot, self._workers)
+        workers = self._workers or config.workers or auto_workers()
+        self._addresses = await self._publisher.publish(snapshot, workers, source)
         self._snapshot = snapshot
         self._reaper.on_snapshot(snapshot, now=self._clock.monotonic())
 
-    def _on_addresses(self) -> None:
-        """Some name's addresses changed."""
-        self._changed.set()
-
     async def _republish(self) -> None:
+        """Publish what addresses and certificates come to when they change."""
         while True:
             await self._changed.wait()
             self._changed.clear()
+            async with self._publishing:
+                sources, served = self._sources, self._snapshot
+                assert sources is not None and served is not None
+                try:
+                    if sources.build(served.generation, self._slots) != served:
+                        await self._publish(sources, self._config, self._source)
+                except ConfigError as error:
+                    _log.error("the last snapshot stays in use: %s", error)
+
+    # ------------------------------------------------------------------ reload
+
+    async def reload_if_new(self) -> None:
+        """Reload when the file's bytes are not those that were read last."""
+        if await asyncio.to_thread(self._file.is_new):
+            await self.reload()
+
+    async def reload(self) -> ReloadReport:
+        """Serve what the file says now; with any fault in it, everything stays as it is."""
+        async with self._publishing:
             try:
-                snapshot = self._build()
-                served = self._snapshot
-                if served is None or replace(snapshot, generation=served.generation) != served:
-                    await self._publish(snapshot)
+                # In a thread: the loop must go on beating while a large file is read.
+                source, config = await asyncio.to_thread(self._file.read)
+                report = await self._adopt(config, source)
+            except InvalidConfig as error:
+                report = self._report(ReloadOutcome.REFUSED, faults=error.faults)
             except ConfigError as error:
-                _log.error("the last snapshot stays in use: %s", error)
+                fault = locate(error, source, str(self._file.path))
+                report = self._report(ReloadOutcome.REFUSED, faults=(fault,))
+        self._tell(report)
+        return report
+
+    async def _adopt(self, config: Config, source: bytes) -> ReloadReport:
+        """Serve `config`. Raises `ConfigError`, and then nothing has changed."""
+        old_sources, old_admin = self._sources, self._admin
+        assert old_sources is not None and self._snapshot is not None
+        if config == self._config:
+            self._source = source
+            return self._report(ReloadOutcome.UNCHANGED)
+        changes = tuple(describe_changes(self._config, config))
+        sources = self._new_sources(config, old_sources.resolver.resolved)
+        admin = self._new_admin(config) if config.admin.bind != self._config.admin.bind else old_admin
+        try:
+            if admin is not old_admin:
+                await admin.start()
+            await sources.resolver.resolve_missing()
+            await self._publish(sources, config, source)
+        except BaseException:
+            await sources.stop()
+            if admin is not old_admin:
+                await admin.stop()
+            # Slots that were taken for it are given back in time.
+            self._reaper.on_snapshot(self._snapshot, now=self._clock.monotonic())
+            raise
+        self._config, self._source = config, source
+        self._count(old_sources)
+        self._sources, self._admin = sources, admin
+        sources.start()
+        await old_sources.stop()
+        self._show_counts()
+        admin.set_token(config.admin.token)
+        if admin is not old_admin:
+            # Whoever asked for the reload there still waits for the answer.
+            self._leaving = spawn(old_admin.stop(), name="stop old admin API")
+        outcome = ReloadOutcome.APPLIED if await self._is_applied() else ReloadOutcome.PENDING
+        return self._report(outcome, changes)
+
+    async def _is_applied(self) -> bool:
+        """Wait until every worker serves the last snapshot; false when that takes longer than `APPLY_S`."""
+        assert self._snapshot is not None
+        until = self._clock.monotonic() + APPLY_S
+        while worker_report(self._board).applied_generation < self._snapshot.generation:
+            if self._clock.monotonic() >= until:
+                return False
+            await self._clock.sleep(APPLY_LOOK_S)
+        return True
+
+    def _report(
+        self, outcome: ReloadOutcome, changes: tuple[str, ...] = (), faults: tuple[Fault, ...] = ()
+    ) -> ReloadReport:
+        assert self._snapshot is not None
+        return ReloadReport(outcome, self._snapshot.generation, changes, faults)
+
+    def _tell(self, report: ReloadReport) -> None:
+        row = self._board.control_row
+        row[RELOAD_WORDS[report.outcome.value]] += 1
+        row[C_RELOAD_REFUSED_LAST] = report.outcome is ReloadOutcome.REFUSED
+        if report.outcome is ReloadOutcome.REFUSED:
+            for fault in report.faults:
+                _log.error("reload refused, the last configuration is served on: %s", fault)
+            return
+        row[C_RELOADED_AT] = int(self._clock.wall())
+        _log.info("reload: %s, generation %d", report.outcome.value, report.generation)
+        for change in report.changes:
+            _log.info("reload: %s", change)
+
+    # ------------------------------------------------------------------ upkeep
 
     async def _sweep_slots(self) -> None:
         while True:
@@ -202,47 +332,36 @@ class Control:
     async def _beat(self) -> None:
         """Show the parent that control is alive, and keep its own counts where the next control finds them."""
         while True:
+            self._board.control_row[C_HEARTBEAT_MS] = int(self._clock.monotonic() * 1000)
             self._show_counts()
             await self._clock.sleep(HEARTBEAT_S)
 
     def _show_counts(self) -> None:
-        row = self._board.control_row
-        lookups, failures = self._lookups_before
-        row[C_HEARTBEAT_MS] = int(self._clock.monotonic() * 1000)
-        row[C_DNS_LOOKUPS] = lookups + self._resolver.lookups_total
-        row[C_DNS_FAILURES] = failures + self._resolver.failures_total
-        if self._certificates is not None:
-            row[C_CERTIFICATES_FAILING] = self._certificates.failing
-            row[C_CERTIFICATE_RELOADS] = self._reloads_before + self._certificates.reloads_total
+        if self._sources is not None:
+            row = self._board.control_row
+            row[C_CERTIFICATES_FAILING] = self._sources.certificates.failing
+            for word, read in _SOURCE_COUNTERS.items():
+                row[word] = self._counted[word] + read(self._sources)
+
+    def _count(self, sources: Sources) -> None:
+        """Add up what `sources` counted, before they go."""
+        for word, read in _SOURCE_COUNTERS.items():
+            self._counted[word] += read(sources)
+
+    def _new_admin(self, config: Config) -> AdminServer:
+        return AdminServer(config.admin.bind, config.admin.token, self._view, self._metrics, self.reload)
 
     def _view(self) -> DaemonView:
         report = worker_report(self._board, self.addresses)
         return DaemonView(self._board, self._snapshot, report, self._clock.monotonic())
 
 
-def watched_names(config: Config) -> list[WatchedName]:
-    """The names to resolve; one that several clusters use is looked up as often as the most eager of them
-    asks."""
-    intervals: dict[tuple[str, int], list[float]] = {name: [] for name in unresolved_names(config)}
-    for cluster in config.clusters:
-        for endpoint in cluster.endpoints:
-            if isinstance(endpoint.address, NamedAddress):
-                key = (endpoint.address.host, endpoint.address.port)
-                intervals[key].append(cluster.dns.refresh)
-    return [
-        WatchedName(host, port, min((each for each in found if each > 0), default=0.0))
-        for (host, port), found in intervals.items()
-    ]
-
-
-def known_addresses(previous: Snapshot | None) -> Mapping[str, tuple[TcpAddress, ...]]:
-    """What names resolved to in `previous`, by `host:port`: good until a lookup says otherwise."""
-    found: dict[str, dict[TcpAddress, None]] = {}
-    for cluster in previous.clusters if previous is not None else ():
-        for spec in cluster.endpoints:
-            if isinstance(spec.address, TcpAddress) and spec.name != str(spec.address):
-                found.setdefault(spec.name, {})[spec.address] = None
-    return {name: tuple(addresses) for name, addresses in found.items()}
+# What sources count by themselves, by the word that shows it.
+_SOURCE_COUNTERS: dict[int, Callable[[Sources], int]] = {
+    C_DNS_LOOKUPS: lambda sources: sources.resolver.lookups_total,
+    C_DNS_FAILURES: lambda sources: sources.resolver.failures_total,
+    C_CERTIFICATE_RELOADS: lambda sources: sources.certificates.reloads_total,
+}
 
 
 def held_slots(previous: Snapshot | None, board: Scoreboard) -> dict[str, int]:
@@ -257,24 +376,24 @@ def held_slots(previous: Snapshot | None, board: Scoreboard) -> dict[str, int]:
     return held | {f"(slot {slot})": slot for slot in sorted(used)}
 
 
-async def _run(
-    config: Config, workers: int, board: Scoreboard, link: ParentLink, previous: Snapshot | None
-) -> int:
+async def _run(control: Control, file: ConfigFile) -> int:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    # Until there is something to reload.
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
-    rng = random.Random(random.SystemRandom().getrandbits(64))
-    control = Control(config, board, link, workers=workers, clock=SystemClock(), rng=rng, previous=previous)
     starting = asyncio.ensure_future(control.start())  # noqa: TID251 its failure is reported below
     stop = asyncio.ensure_future(stopping.wait())  # noqa: TID251 cancelled below
     await asyncio.wait((starting, stop), return_when=asyncio.FIRST_COMPLETED)
+    watching: asyncio.Task[None] | None = None
     try:
         if starting.done():
             starting.result()
             for name, address in control.addresses:
                 _log.info("listener %s on %s", name, address)
             _log.info("admin API on %s", control.admin_address)
+            loop.add_signal_handler(signal.SIGHUP, lambda: spawn(control.reload(), name="reload"))
+            watching = spawn(_watch(control, file, stopping), name="watch configuration")
         await stop
     except ConfigError as error:
         _log.error("cannot start: %s", error)
@@ -282,10 +401,16 @@ async def _run(
     except ParentGone:
         return EXIT_FAILED
     finally:
-        starting.cancel()
-        stop.cancel()
+        for task in (starting, stop, watching):
+            if task is not None:
+                task.cancel()
         await control.stop()
     return EXIT_OK
+
+
+async def _watch(control: Control, file: ConfigFile, stopping: asyncio.Event) -> None:
+    async for _ in changes(file.path, stopping):
+        await control.reload_if_new()
 
 
 def _previous(fd: int | None, board: Scoreboard) -> Snapshot | None:
@@ -302,6 +427,21 @@ def _previous(fd: int | None, board: Scoreboard) -> Snapshot | None:
         return None
 
 
+def _first_config(file: ConfigFile, last_good: int | None, board: Scoreboard) -> tuple[bytes, Config]:
+    """What the file says, or, when that is faulty and something is served already, what that was made from. Raises
+    `InvalidConfig`."""
+    try:
+        return file.read()
+    except InvalidConfig as error:
+        if last_good is None:
+            raise
+        for fault in error.faults:
+            _log.error("the last configuration is served on: %s", fault)
+        board.control_row[C_RELOAD_REFUSED_LAST] = 1
+        source = unsealed(last_good)
+        return source, file.parse(source)
+
+
 def main() -> int:
     """The process, until it is told to stop. Returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m proxy.control")
@@ -309,21 +449,31 @@ def main() -> int:
     parser.add_argument("--workers", type=int)
     for name in ("parent", "board", "channel"):
         parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--snapshot", type=int)
+    for name in ("snapshot", "last-good"):
+        parser.add_argument(f"--{name}", type=int)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s control: %(message)s")
     children.end_with_parent(options.parent)
+    board = Scoreboard(fd=options.board)
+    file = ConfigFile(Path(options.config))
     try:
-        config = load_file(Path(options.config))
-    except ConfigError as error:
+        source, config = _first_config(file, options.last_good, board)
+    except InvalidConfig as error:
         print(error, file=sys.stderr)
         return EXIT_BAD_CONFIG
-    workers = options.workers or config.workers or auto_workers()
-    board = Scoreboard(fd=options.board)
-    previous = _previous(options.snapshot, board)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        link = ParentLink(Channel.from_fd(options.channel))
-        return runner.run(_run(config, workers, board, link, previous))
+        control = Control(
+            config,
+            source,
+            file,
+            board,
+            ParentLink(Channel.from_fd(options.channel)),
+            workers=options.workers,
+            clock=SystemClock(),
+            rng=random.Random(random.SystemRandom().getrandbits(64)),
+            previous=_previous(options.snapshot, board),
+        )
+        return runner.run(_run(control, file))
 
 
 if __name__ == "__main__":

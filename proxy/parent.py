@@ -107,7 +107,7 @@ def _supervisor(options: argparse.Namespace) -> Supervisor:
         reexec=lambda old: _reexec(old, arguments),
     )
     if state:
-        supervisor.resume(state["control"], _keep(state["snapshot"]))
+        supervisor.resume(state["control"], {name: _keep(fd) for name, fd in state["kept"].items()})
     return supervisor
 
 
@@ -128,8 +128,7 @@ def _board(state: dict[str, Any]) -> Scoreboard:
 
 def _keep(fd: int) -> int:
     """Have a descriptor that came over an exec closed by the next one."""
-    if fd >= 0:
-        os.set_inheritable(fd, False)
+    os.set_inheritable(fd, False)
     return fd
 
 
@@ -137,10 +136,8 @@ def _reexec(supervisor: Supervisor, arguments: list[str]) -> None:
     """Become the installed program, with all children and descriptors. Returns when that fails."""
     state = supervisor.describe()
     handed_over = sealed(json.dumps(state).encode(), "homeport-state")
-    kept = [handed_over, state["board"], *state["sockets"].values()]
+    kept = [handed_over, state["board"], *state["sockets"].values(), *state["kept"].values()]
     kept += [fd for pair in state["mailboxes"] for fd in pair]
-    if state["snapshot"] >= 0:
-        kept.append(state["snapshot"])
     for fd in kept:
         os.set_inheritable(fd, True)
     environ = children.environment() | supervisor.notifier.restored_environ()

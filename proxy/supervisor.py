@@ -18,7 +18,7 @@ import logging
 import os
 import select
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from proxy import children
@@ -30,7 +30,7 @@ from proxy.listening import (
     encode_address,
 )
 from proxy.mailbox import Channel, Message, channel_pair
-from proxy.policy.supervision import Pulse, Restarts
+from proxy.policy.supervision import Pulse, PulseParams, Restarts
 from proxy.scoreboard import (
     C_HEARTBEAT_MS,
     P_CONTROL_EXIT,
@@ -57,6 +57,9 @@ LOOK_S = 0.1
 CONTROL_STOP_S = 3.0
 PREFLIGHT_S = 20.0
 
+# Control may be busy for longer than a worker, with a large configuration or page of metrics; nobody waits for it.
+CONTROL_PULSE = PulseParams(burnt_s=2.0)
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 
@@ -77,23 +80,23 @@ class ControlProcess:
         """The last one ended because it was told to."""
         self._started_at = 0.0
         self._restarts = Restarts()
-        self._pulse = Pulse(0.0)
+        self._pulse = Pulse(0.0, CONTROL_PULSE)
 
     def __repr__(self) -> str:
         return f"ControlProcess(pid={self.pid})"
 
-    def start(self, snapshot_fd: int, now: float) -> None:
-        """Start control; `snapshot_fd` is what the one before published last, -1 = nothing."""
+    def start(self, kept: Mapping[str, int], now: float) -> None:
+        """Start control; `kept` are descriptors of what the one before published last, by name."""
         row = self._board.parent_row
         self._board.control_row[C_HEARTBEAT_MS] = 0
         self._started_at = now
-        self._pulse = Pulse(now)
+        self._pulse = Pulse(now, CONTROL_PULSE)
         ours, theirs = channel_pair()
         fds = [self._board.fd, theirs.fileno()]
         arguments = [*self._arguments, "--board", str(self._board.fd), "--channel", str(theirs.fileno())]
-        if snapshot_fd >= 0:
-            fds.append(snapshot_fd)
-            arguments += ["--snapshot", str(snapshot_fd)]
+        for name, fd in kept.items():
+            fds.append(fd)
+            arguments += [f"--{name}", str(fd)]
         try:
             self.pid = children.start("proxy.control", arguments, fds)
             self.channel = ours
@@ -139,7 +142,7 @@ class ControlProcess:
         if self._pulse.is_stuck(beat_ms, burnt_s=burnt_s, is_stopped=is_stopped, now=now):
             _log.error("control (process %d) is stuck and is replaced", self.pid)
             self._board.parent_row[P_CONTROL_STUCK] += 1
-            self._pulse = Pulse(now)
+            self._pulse = Pulse(now, CONTROL_PULSE)
             children.send(self.pid, signal.SIGKILL)
 
 
@@ -165,7 +168,9 @@ class Supervisor:
         self.assignment: Assignment | None = None
         self._is_resumed = False
         """Workers from before a re-exec serve, so a control that fails at its start is tried again."""
-        self._old_snapshot_fd = -1
+        self._kept: dict[str, int] = {}
+        """Descriptors of what was published last: `snapshot`, for the workers and the next control, and `last-good`,
+        the configuration it was made from."""
         self._monotonic = monotonic
         self._reexec = reexec
         self._poll = select.poll()
@@ -180,10 +185,10 @@ class Supervisor:
         row[P_STARTED_MS] = int(monotonic() * 1000)
         row[P_STATE] = STATE_STARTING
 
-    def resume(self, control_pid: int, snapshot_fd: int) -> None:
+    def resume(self, control_pid: int, kept: Mapping[str, int]) -> None:
         """Go on after a re-exec: control `control_pid` gives way to a new one, which begins where it ended."""
         self._is_resumed = True
-        self._old_snapshot_fd = snapshot_fd
+        self._kept = dict(kept)
         self.board.parent_row[P_STATE] = STATE_RUNNING
         self.control.pid = control_pid
         self.control.stop(self._monotonic())
@@ -203,11 +208,6 @@ class Supervisor:
         self.sockets.close()
         self.workforce.close()
         return self._exit_code
-
-    @property
-    def _snapshot_fd(self) -> int:
-        """What was published last; -1 = nothing."""
-        return self.assignment.snapshot_fd if self.assignment is not None else self._old_snapshot_fd
 
     def _step(self, now: float) -> None:
         """One turn: what ended, what is due, what is stuck."""
@@ -286,7 +286,7 @@ class Supervisor:
     # ------------------------------------------------------------------ children
 
     def _start_control(self, now: float) -> None:
-        self.control.start(self._snapshot_fd, now)
+        self.control.start(self._kept, now)
         if self.control.channel is not None:
             self._poll.register(self.control.channel.fileno(), select.POLLIN)
 
@@ -338,7 +338,9 @@ class Supervisor:
             message.close()
             channel.send({"refused": body["generation"], "key": failed.key, "error": str(failed)})
             return
-        previous = self.assignment
+        for fd in self._kept.values():
+            os.close(fd)
+        self._kept = {"snapshot": message.fds[0], "last-good": message.fds[1]}
         self.assignment = Assignment(
             generation=body["generation"],
             workers=body["workers"],
@@ -347,8 +349,6 @@ class Supervisor:
             snapshot_fd=message.fds[0],
             socket_fds=tuple(sock.fileno() for sock in sockets),
         )
-        if previous is not None:
-            os.close(previous.snapshot_fd)
         addresses = [encode_address(bound_address(sock)) for sock in sockets]
         channel.send({"accepted": body["generation"], "addresses": addresses})
 
@@ -391,5 +391,5 @@ class Supervisor:
                 for slot in self.workforce.slots
                 if slot.pid
             ],
-            "snapshot": self._snapshot_fd,
+            "kept": self._kept,
         }

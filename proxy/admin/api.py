@@ -1,16 +1,16 @@
 """The admin API: health, metrics and status over HTTP, on its own address, served by aiohttp.
 
-It only reads: the scoreboard, the current snapshot and what the worker reports, all through one `DaemonView`
-a request. Every answer but `/metrics` is JSON. Who may ask is decided in `guard`, before routing, so that a
-refused caller does not even learn which paths exist. aiohttp runs with its C parser only: the pure-Python one
-was open to request smuggling (CVE-2023-47627, CVE-2025-69224).
+It reads the scoreboard, the current snapshot and what the workers report, all through one `DaemonView` a request, and
+hands on what is asked of control. Every answer but `/metrics` is JSON. Who may ask is decided in `guard`, before
+routing, so that a refused caller does not even learn which paths exist. aiohttp runs with its C parser only: the
+pure-Python one was open to request smuggling (CVE-2023-47627, CVE-2025-69224).
 """
 
 import asyncio
 import logging
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
 import aiohttp.http_parser
 import orjson
@@ -67,16 +67,30 @@ def require_c_parser() -> None:
         raise ConfigError("installation: aiohttp", "pure Python", "a build with the C parser")
 
 
+class Report(Protocol):
+    """What became of something that was asked for."""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        ...
+
+
 class AdminServer:
     """The server on one address. `view` is called for each request and must not block."""
 
     def __init__(
-        self, bind: Address, token: str | None, view: Callable[[], DaemonView], metrics: MetricsPage
+        self,
+        bind: Address,
+        token: str | None,
+        view: Callable[[], DaemonView],
+        metrics: MetricsPage,
+        reload: Callable[[], Awaitable[Report]],
     ) -> None:
         self._bind = bind
         self._guard = Guard(bind, token)
         self._view = view
         self._metrics = metrics
+        self._reload = reload
         self._address = bind
         self._runner: web.AppRunner | None = None
         self._server: asyncio.AbstractServer | None = None
@@ -85,6 +99,10 @@ class AdminServer:
     def address(self) -> Address:
         """Where it listens; with the port that was bound, once started."""
         return self._address
+
+    def set_token(self, token: str | None) -> None:
+        """Ask for `token` from the next request on."""
+        self._guard = Guard(self._bind, token)
 
     async def start(self) -> None:
         """Begin to serve. Raises ConfigError when the address cannot be bound or aiohttp is not safe to
@@ -133,6 +151,7 @@ class AdminServer:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics_page)
+        app.router.add_post("/api/v1/reload", self._reload_config)
         app.router.add_get("/api/v1/status", self._status)
         app.router.add_get("/api/v1/clusters", self._clusters)
         app.router.add_get("/api/v1/clusters/{name}", self._cluster)
@@ -179,6 +198,14 @@ class AdminServer:
         # In a thread: a fleet's page takes longer than the loop may be busy.
         body, headers = await asyncio.to_thread(self._metrics.render, accept, encodings)
         return web.Response(body=body, headers={**headers, "Vary": "Accept, Accept-Encoding"})
+
+    async def _reload_config(self, _: web.Request) -> web.Response:
+        """Have the configuration's file read again. 422 when it has faults; then nothing has changed."""
+        document = (await self._reload()).document()
+        if not document["faults"]:
+            return _json(document)
+        message = "the configuration has faults, the last one is served on"
+        return _json({"error": "invalid_config", "message": message, **document}, status=422)
 
     async def _status(self, _: web.Request) -> web.Response:
         return _json(status_document(self._view()))

@@ -1,6 +1,6 @@
-"""`homeport status`: asks a running daemon's admin API and shows the answer.
+"""The commands that ask a running daemon's admin API and show the answer: `homeport status`, `homeport reload`.
 
-On a terminal as tables, in a pipe as plain columns, with `--json` as one document: that of `/api/v1/status`
+`status` shows tables on a terminal, plain columns in a pipe, and with `--json` one document: that of `/api/v1/status`
 with the clusters of `/api/v1/clusters` in it. Only the standard library's client is used: one request at a
 time is all it takes.
 """
@@ -19,6 +19,12 @@ from proxy.errors import ProxyError
 
 TIMEOUT_S = 5.0
 """Seconds for each step of a request: the daemon answers from memory."""
+
+ASKING_TIMEOUT_S = 60.0
+"""The same for what the daemon has to work on: it resolves names and waits for its workers."""
+
+FAULTY = 422
+"""Status of the answer when what was asked for has faults, which the document names."""
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """A full fleet's document has about 1 MiB; what is far larger is no Homeport."""
@@ -66,26 +72,28 @@ def parse_admin(text: str) -> AdminAddress:
 class _SocketConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT_S)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
 
-def fetch(address: AdminAddress, path: str, token: str | None) -> Any:
-    """The JSON document at `path`. Raises AdminUnreachable. Blocks for a few times TIMEOUT_S at most."""
+def fetch(address: AdminAddress, path: str, token: str | None, *, is_asking: bool = False) -> Any:
+    """The JSON document at `path`, or the answer to a POST there when `is_asking`. Raises AdminUnreachable. Blocks for
+    a few times the time limit at most."""
+    timeout_s = ASKING_TIMEOUT_S if is_asking else TIMEOUT_S
     connection = (
-        _SocketConnection(address.socket_path)
+        _SocketConnection(address.socket_path, timeout_s)
         if address.socket_path
-        else http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT_S)
+        else http.client.HTTPConnection(address.host, address.port, timeout=timeout_s)
     )
     headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     try:
-        connection.request("GET", path, headers=headers)
+        connection.request("POST" if is_asking else "GET", path, headers=headers)
         response = connection.getresponse()
         body = response.read(MAX_ANSWER_BYTES)
         if response.length:  # cut short, or larger than that: a bounded read() does not tell
@@ -107,6 +115,8 @@ def _document(address: AdminAddress, status: int, body: bytes) -> Any:
         raise _no_homeport(address) from error
     if not isinstance(document, dict) or (status != 200 and "message" not in document):
         raise _no_homeport(address)
+    if status == FAULTY:
+        return document
     if status != 200:
         raise AdminUnreachable(address.text, f"it refuses with status {status}", str(document["message"]))
     return document
@@ -141,3 +151,34 @@ def show_status(
         return 1
     out.write(text)
     return 0
+
+
+def ask_reload(
+    admin: str, token: str | None, as_json: bool, out: TextIO | None = None, err: TextIO | None = None
+) -> int:
+    """Have the daemon at `admin` read its configuration again, and print what became of it; returns the exit code.
+
+    0 when the file's configuration is served, 2 with a line for each fault on `err` when it has any, 1 when there is no
+    usable answer.
+    """
+    out, err = out or sys.stdout, err or sys.stderr
+    try:
+        answer = fetch(parse_admin(admin), "/api/v1/reload", token, is_asking=True)
+        if as_json:
+            out.write(orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE).decode())
+        elif not answer["faults"]:
+            print(
+                f"{answer['outcome']}: generation {answer['generation']}",
+                *answer["changes"],
+                sep="\n",
+                file=out,
+            )
+        for fault in answer["faults"]:
+            print(fault, file=err)
+        return 2 if answer["faults"] else 0
+    except AdminUnreachable as error:
+        print(f"homeport: {error}", file=err)
+        return 1
+    except (KeyError, TypeError) as error:
+        print(f"homeport: {admin} answers as another version would: {error!r} is missing or odd", file=err)
+        return 1

@@ -24,6 +24,7 @@ from proxy.config.kinds import Kind, did_you_mean
 from proxy.config.schema import Config
 from proxy.config.tls_checks import find_tls_conflicts
 from proxy.config.values import Plain
+from proxy.errors import ConfigError
 
 # 1024 endpoints and as many routes, generously spelled out, are under 1 MiB.
 MAX_FILE_BYTES = 4 * 1024 * 1024
@@ -43,11 +44,30 @@ def load_file(
 ) -> Config:
     """The configuration in `path`. Raises `InvalidConfig`. `environment` is the process's own unless
     given; `wall` tells the time, in seconds since the Unix epoch, at which certificates must be valid."""
+    return load_bytes(read_file(path), str(path), path.parent, environment, wall)
+
+
+def read_file(path: FilePath) -> bytes:
+    """What `load_bytes` takes, from the file at `path`. Raises `InvalidConfig`."""
     try:
-        content = read_regular_file(path, MAX_FILE_BYTES)
+        return read_regular_file(path, MAX_FILE_BYTES)
     except BadValue as error:
         raise InvalidConfig([Fault(str(path), 1, 1, "", error.problem, None, error.expected)]) from error
-    return load_bytes(content, str(path), path.parent, environment, wall)
+
+
+def locate(error: ConfigError, content: bytes, file: str) -> Fault:
+    """The place in `content` of a fault that showed only when the configuration was put to use."""
+    mark = Mark(1, 1)
+    try:
+        marks = read_document(_decode(content, file), lambda text: text).marks
+    except (InvalidConfig, UnreadableDocument):
+        marks = {}
+    for path in sorted(marks, key=len):
+        # The nearest thing around it, when it is not in the file itself.
+        if error.path.startswith(path_text(path)):
+            mark = marks[path]
+    value = None if error.value is None else str(error.value)
+    return Fault(file, mark.line, mark.column, error.path, "cannot be used", value, error.expected)
 
 
 def load_bytes(

@@ -27,8 +27,9 @@ class ParentLink:
         self._channel = channel
         self._busy = asyncio.Lock()
 
-    async def publish(self, snapshot: Snapshot, workers: int) -> tuple[Address, ...]:
-        """Have `snapshot` served by `workers` workers. Returns the actual address of each listener.
+    async def publish(self, snapshot: Snapshot, workers: int, source: bytes) -> tuple[Address, ...]:
+        """Have `snapshot` served by `workers` workers. Returns the actual address of each listener. `source` is the
+        configuration's text, which the parent keeps for a control that finds a faulty one at its start.
 
         Raises `ConfigError` when a listener cannot be bound, and then the last snapshot goes on being served, and
         `ParentGone`.
@@ -43,13 +44,17 @@ class ParentLink:
             ],
         }
         async with self._busy:
-            fd = sealed(encode_snapshot(snapshot), f"homeport-snapshot-{snapshot.generation}")
+            fds = (
+                sealed(encode_snapshot(snapshot), f"homeport-snapshot-{snapshot.generation}"),
+                sealed(source, "homeport-config"),
+            )
             try:
-                self._channel.send(body, (fd,))
+                self._channel.send(body, fds)
             except OSError as error:
                 raise ParentGone(str(error)) from error
             finally:
-                os.close(fd)
+                for fd in fds:
+                    os.close(fd)
             answer = await self._answer(snapshot.generation)
         if "refused" in answer:
             raise _bind_error(snapshot.listeners, answer)

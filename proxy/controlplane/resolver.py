@@ -110,7 +110,14 @@ class Resolver:
 
     async def resolve_all(self) -> None:
         """Look every name up once, all at a time; takes at most `TIME_LIMIT_S`. Does not call `on_change`."""
-        tasks = [spawn(name.refresh(), name=f"resolve {key}") for key, name in self._names.items()]
+        await self._resolve(self._names.values())
+
+    async def resolve_missing(self) -> None:
+        """The same for the names that have no address yet."""
+        await self._resolve([name for name in self._names.values() if not name.addresses])
+
+    async def _resolve(self, names: Iterable["_Name"]) -> None:
+        tasks = [spawn(name.refresh(), name=f"resolve {name.spec.key}") for name in names]
         try:
             await asyncio.gather(*tasks)
         finally:

@@ -99,6 +99,8 @@ class Plane:
         self._next_watch = 0.0
         self._next_second = 0.0
         self._drain_began = 0.0
+        # The word goes on where this worker's predecessor, or the log before this one, left it.
+        self._dropped_before = row[W_LOG_DROPPED]
         self._ticker: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -128,6 +130,11 @@ class Plane:
         changed, for TLS material that cannot be used."""
         self.tls.apply(table.snapshot)
         self.table = table
+        sink = table.snapshot.access_log.sink
+        if sink != self.access_log.sink:
+            self._dropped_before += self.access_log.dropped
+            self.access_log.retire()
+            self.access_log = AccessLog(sink)
         specs = {
             endpoint: cluster.spec for cluster in table.clusters.values() for endpoint in cluster.endpoints
         }
@@ -328,7 +335,7 @@ class Plane:
         log = self.access_log
         if log.enabled:
             log.flush()
-            row[W_LOG_DROPPED] = log.dropped
+            row[W_LOG_DROPPED] = self._dropped_before + log.dropped
 
     def evict_idle(self, min_idle_s: float) -> bool:
         """Close the connection that has been idle longest, if that is `min_idle_s` or more, to make room."""

@@ -46,7 +46,7 @@ class PulseParams:
     """Silence of a process that is stopped, or that burns CPU all the while."""
     burnt_s: float = 0.4
     """CPU seconds used since the last heartbeat that tell an endless loop from a process that gets no CPU."""
-    blocked_s: float = 3.0
+    blocked_s: float = 10.0
     """Silence of one that does neither: it may wait for a disk, or for its turn on a busy machine."""
     start_s: float = 30.0
     """Time from the start to the first heartbeat."""

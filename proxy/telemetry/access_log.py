@@ -111,6 +111,11 @@ class AccessLog:
         return f"<AccessLog {self._writer.sink!r} waiting={len(self._records)} dropped={self.dropped}>"
 
     @property
+    def sink(self) -> str:
+        """Where it goes."""
+        return self._writer.sink
+
+    @property
     def dropped(self) -> int:
         """Records lost so far: over the bound, or the sink failed. Never goes down."""
         return self._dropped + self._writer.dropped
@@ -137,16 +142,21 @@ class AccessLog:
         if self.enabled:
             self._queue.put(self._writer.forget_sink)
 
+    def retire(self) -> None:
+        """Take no more records; what is here is written, and the thread ends by itself. Never blocks."""
+        if self._limit:
+            self.enabled = False
+            self._limit = 0
+            if self._records:
+                self._queue.put(self._records)
+            self._records = []
+            self._queue.put(None)
+
     def close(self, timeout: float) -> None:
         """Write everything and end the thread; blocks for at most `timeout` seconds. Idempotent."""
         if self._thread is None:
             return
-        self.enabled = False
-        self._limit = 0
-        if self._records:
-            self._queue.put(self._records)
-        self._records = []
-        self._queue.put(None)
+        self.retire()
         self._thread.join(timeout)
         if self._thread.is_alive():
             _log.error("access log %s did not take its last lines within %g s", self._writer.sink, timeout)

@@ -31,9 +31,13 @@ from proxy.scoreboard import (
     C_CERTIFICATES_FAILING,
     C_DNS_FAILURES,
     C_DNS_LOOKUPS,
+    C_RELOAD_REFUSED_LAST,
+    C_RELOADED_AT,
     LATENCY_BOUNDS_S,
     P_REEXECS,
     P_WANTED_WORKERS,
+    RELOAD_WORDS,
+    Row,
     Scoreboard,
 )
 from proxy.snapshot import CertificateSpec, EndpointSpec, Snapshot
@@ -207,6 +211,7 @@ class ScoreboardCollector(Collector):
         row = self._board.control_row
         for name, text, word in _CONTROL_COUNTERS:
             yield CounterMetricFamily(name, text, value=row[word])
+        yield from _reload_families(row)
         yield _gauge(
             "homeport_certificates_failing",
             "Listeners and clusters whose certificate files cannot be used; the last good ones are served.",
@@ -281,6 +286,23 @@ class ScoreboardCollector(Collector):
                 counter.add_metric(labels, value(reading))
             yield counter
         yield _endpoint_info(endpoints)
+
+
+def _reload_families(row: Row) -> Iterator[Metric]:
+    reloads = CounterMetricFamily("homeport_config_reloads", "Reloads by how they ended.", labels=["outcome"])
+    for outcome, word in RELOAD_WORDS.items():
+        reloads.add_metric([outcome], row[word])
+    yield reloads
+    yield _gauge(
+        "homeport_config_last_reload_successful",
+        "0 when the file has faults and the last good configuration is served.",
+        not row[C_RELOAD_REFUSED_LAST],
+    )
+    yield _gauge(
+        "homeport_config_last_reload_success_timestamp_seconds",
+        "When the file was last found good after the start, in Unix time; 0 = not since.",
+        row[C_RELOADED_AT],
+    )
 
 
 _Readings = list[tuple[tuple[str, str], EndpointReading]]

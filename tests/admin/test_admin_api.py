@@ -14,6 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.admin import api
 from proxy.admin.api import MAX_CONNECTIONS, AdminServer
+from proxy.config.faults import Fault
+from proxy.controlplane.reloading import ReloadOutcome, ReloadReport
 from proxy.errors import ConfigError
 from proxy.model import TcpAddress, UnixAddress
 from proxy.scoreboard import P_PID, Scoreboard, request_index
@@ -38,6 +40,12 @@ class Daemon:
         self.report = WorkerReport(State.READY, 3)
         self.board.parent_row[P_PID] = 7
         self.fails = False
+        self.reloaded = ReloadReport(ReloadOutcome.APPLIED, 4, ("workers: 1 → 2",))
+
+    async def reload(self):
+        if self.fails:
+            raise RuntimeError("the path is /etc/secret")
+        return self.reloaded
 
     def view(self):
         if self.fails:
@@ -86,7 +94,9 @@ class Client:
 
 @asynccontextmanager
 async def serving(daemon, bind=LOOPBACK, token=None):
-    server = AdminServer(bind, token, daemon.view, MetricsPage(daemon.board, lambda: daemon.snapshot))
+    server = AdminServer(
+        bind, token, daemon.view, MetricsPage(daemon.board, lambda: daemon.snapshot), daemon.reload
+    )
     await server.start()
     try:
         yield Client(server.address)
@@ -228,7 +238,11 @@ def test_unix_socket(run, tmp_path):
 def test_ipv6(run):
     async def main():
         server = AdminServer(
-            TcpAddress("::1", 0), None, Daemon().view, MetricsPage(Scoreboard(), lambda: None)
+            TcpAddress("::1", 0),
+            None,
+            Daemon().view,
+            MetricsPage(Scoreboard(), lambda: None),
+            Daemon().reload,
         )
         await server.start()
         with socket.create_connection(("::1", server.address.port), timeout=LIMIT_S) as raw:
@@ -300,3 +314,30 @@ def test_it_refuses_to_run_on_the_pure_python_parser(monkeypatch):
     monkeypatch.setattr(aiohttp.http_parser, "HttpRequestParser", aiohttp.http_parser.HttpRequestParserPy)
     with pytest.raises(ConfigError, match="C parser"):
         api.require_c_parser()
+
+
+def test_reload(run):
+    async def main():
+        daemon = Daemon()
+        async with serving(daemon) as client:
+            done = await client.get("/api/v1/reload", "POST")
+            assert (done.status, done.json) == (
+                200,
+                {"outcome": "applied", "generation": 4, "changes": ["workers: 1 → 2"], "faults": []},
+            )
+            fault = Fault("f.yaml", 3, 9, "limits.body_bytes", "is no size", "'x'", "a size")
+            daemon.reloaded = ReloadReport(ReloadOutcome.REFUSED, 4, faults=(fault,))
+            refused = await client.get("/api/v1/reload", "POST")
+            assert refused.status == 422
+            assert refused.json["outcome"] == "refused" and refused.json["error"] == "invalid_config"
+            assert refused.json["faults"] == [
+                "f.yaml:3:9: limits.body_bytes: is no size, got 'x', expected a size"
+            ]
+            assert (await client.get("/api/v1/reload")).status == 405
+            foreign = await client.get("/api/v1/reload", "POST", Origin="http://evil.example")
+            assert foreign.status == 403
+            daemon.fails = True
+            broken = await client.get("/api/v1/reload", "POST")
+            assert broken.status == 500 and b"secret" not in broken.body
+
+    run(main)

@@ -9,8 +9,10 @@ import orjson
 import pytest
 
 from proxy.admin.api import AdminServer
-from proxy.admin.client import AdminUnreachable, parse_admin, show_status
+from proxy.admin.client import AdminUnreachable, ask_reload, parse_admin, show_status
 from proxy.admin.render import duration, latency_text, size
+from proxy.config.faults import Fault
+from proxy.controlplane.reloading import ReloadOutcome, ReloadReport
 from proxy.errors import Reason
 from proxy.model import TcpAddress, UnixAddress
 from proxy.scoreboard import P_PID, W_REFUSALS, Scoreboard, latency_index, request_index
@@ -25,6 +27,10 @@ QUERY = EndpointSpec("etl/10.0.0.1:9000", 0, TcpAddress("10.0.0.1", 9000), "quer
 PLAIN = EndpointSpec("etl/10.0.0.2:9000", 1, TcpAddress("10.0.0.2", 9000), "10.0.0.2:9000")
 SNAPSHOT = Snapshot(3, (), (ClusterSpec("etl", endpoints=(QUERY, PLAIN)), ClusterSpec("[b]empty")), ())
 REPORT = WorkerReport(State.READY, 3, (("edge", TcpAddress("127.0.0.1", 8080)),))
+
+
+RELOADS = []
+"""What the next reloads come to, the last first."""
 
 
 class Terminal(io.StringIO):
@@ -48,9 +54,12 @@ def serve(view):
     """Starts an admin server in a thread; gives its address."""
     stops = []
 
+    async def reload():
+        return RELOADS.pop()
+
     def serve(bind=LOOPBACK, token=None):
         started, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
-        server = AdminServer(bind, token, lambda: view, MetricsPage(view.board, lambda: SNAPSHOT))
+        server = AdminServer(bind, token, lambda: view, MetricsPage(view.board, lambda: SNAPSHOT), reload)
 
         async def main():
             await server.start()
@@ -185,3 +194,36 @@ def test_units():
     ]
     assert [duration(s) for s in (0.9, 12, 307, 3600, 90061)] == ["0s", "12s", "5m 7s", "1h 0m", "1d 1h"]
     assert [latency_text(s) for s in (None, 0.00025, 0.0123, 3.4)] == ["-", "0.25ms", "12.3ms", "3.4s"]
+
+
+def reload(admin, as_json=False):
+    out, err = io.StringIO(), io.StringIO()
+    code = ask_reload(admin, None, as_json, out, err)
+    return code, out.getvalue(), err.getvalue()
+
+
+def test_reload_says_what_changed(serve):
+    address = f"http://{serve()}"
+    RELOADS.append(ReloadReport(ReloadOutcome.APPLIED, 5, ("workers: 1 → 2", "limits.header_count: 1 → 3")))
+    applied = "applied: generation 5\nworkers: 1 → 2\nlimits.header_count: 1 → 3\n"
+    assert reload(address) == (0, applied, "")
+    RELOADS.append(ReloadReport(ReloadOutcome.UNCHANGED, 5))
+    assert reload(address) == (0, "unchanged: generation 5\n", "")
+    RELOADS.append(ReloadReport(ReloadOutcome.UNCHANGED, 5))
+    code, out, err = reload(address, as_json=True)
+    assert orjson.loads(out) == {"outcome": "unchanged", "generation": 5, "changes": [], "faults": []}
+    assert (code, err) == (0, "")
+
+
+def test_reload_with_faults_is_2_and_a_line_for_each(serve):
+    faults = tuple(Fault("f.yaml", line, 1, "", "is wrong", None, "right") for line in (1, 2))
+    RELOADS.append(ReloadReport(ReloadOutcome.REFUSED, 5, faults=faults))
+    told = "f.yaml:1:1: is wrong, expected right\nf.yaml:2:1: is wrong, expected right\n"
+    assert reload(f"http://{serve()}") == (2, "", told)
+
+
+def test_reload_without_a_daemon():
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    code, out, err = reload(f"http://127.0.0.1:{port}")
+    assert (code, out) == (1, "") and "no answer from the admin API" in err

@@ -10,11 +10,13 @@ import pytest
 
 from proxy.clock import SystemClock
 from proxy.config.load import load_bytes
-from proxy.control import SWEEP_S, Control, watched_names
+from proxy.control import APPLY_S, SWEEP_S, Control, held_slots
 from proxy.controlplane.slots import KEEP_S
+from proxy.controlplane.sources import known_addresses, watched_names
 from proxy.errors import ConfigError
 from proxy.model import TcpAddress
 from proxy.scoreboard import (
+    C_RELOAD_REFUSED_LAST,
     E_RETRIES,
     P_STATE,
     P_WANTED_WORKERS,
@@ -70,9 +72,14 @@ async def settle():
 
 class World:
     def __init__(self, text=TEXT):
+        self.text = text
+        self.path = Path("test.yaml")
         self.config = load_bytes(text, "test.yaml", Path("."), {})
         self.board = Scoreboard(endpoints=8)
         self.published = []
+        self.sources = []
+        self.refuses = None
+        self.lags = False
         self.clock = Clock()
         self.hosts = {"query": ["10.0.0.2", "10.0.0.1"]}
         self.control = self.new_control()
@@ -80,18 +87,31 @@ class World:
     def new_control(self, **changed):
         return Control(
             self.config,
+            self.text,
+            self,
             self.board,
             self,
             **{"workers": 1, "clock": self.clock, "rng": random.Random(1), "lookup": self.lookup} | changed,
         )
 
-    async def publish(self, snapshot, workers):
+    def read(self):
+        """As the configuration's file."""
+        return self.text, load_bytes(self.text, "test.yaml", Path("."), {})
+
+    def is_new(self):
+        return True
+
+    async def publish(self, snapshot, workers, source):
         """One worker, which serves each snapshot at once."""
+        if self.refuses is not None:
+            raise self.refuses
+        self.sources.append(source)
         self.published.append(snapshot)
         self.board.parent_row[P_STATE] = STATE_RUNNING
         self.board.parent_row[P_WANTED_WORKERS] = workers
         self.board.slot_row(0)[S_STATE] = SLOT_SERVING
-        self.board.worker_row(0)[W_GENERATION] = snapshot.generation
+        if not self.lags:
+            self.board.worker_row(0)[W_GENERATION] = snapshot.generation
         return (TcpAddress("127.0.0.1", 1),)
 
     async def lookup(self, host, port):
@@ -242,3 +262,136 @@ def test_a_name_of_two_clusters_is_looked_up_as_the_more_eager_one_asks():
     assert names == {"query:9000": 10.0, "late:1": 30.0}
     never = load_bytes(TEXT.replace(b"10s", b"0"), "test.yaml", Path("."), {})
     assert {name.key: name.refresh_s for name in watched_names(never)}["query:9000"] == 30.0
+
+
+def test_a_reload_serves_what_the_file_says():
+    """Endpoints that stay keep their rows, names their addresses; the text is kept with the snapshot."""
+
+    async def main():
+        world = World()
+        await world.control.start()
+        kept = {spec.id: spec.slot for spec in world.published[0].clusters[0].endpoints}
+        assert (await world.control.reload()).outcome.value == "unchanged"
+        world.text = TEXT.replace(b"10.0.0.9:9000", b"10.0.0.8:9000") + b"limits: {header_count: 7}\n"
+        report = await world.control.reload()
+        assert report.document() == {
+            "outcome": "applied",
+            "generation": 2,
+            "changes": [
+                "clusters[etl].endpoints[10.0.0.9:9000]: removed",
+                "clusters[etl].endpoints[10.0.0.8:9000]: added",
+                "limits.header_count: 100 → 7",
+            ],
+            "faults": [],
+        }
+        snapshot = world.published[-1]
+        now = {spec.id: spec.slot for spec in snapshot.clusters[0].endpoints}
+        assert {name: slot for name, slot in now.items() if name in kept} == {
+            name: slot for name, slot in kept.items() if name in now
+        }
+        assert now["etl/10.0.0.8:9000"] not in kept.values()
+        assert world.sources == [TEXT, world.text] and snapshot.limits.header_count == 7
+        assert world.board.control_row[C_RELOAD_REFUSED_LAST] == 0
+        body = (await world.get("/metrics"))[1]
+        assert b'homeport_config_reloads_total{outcome="applied"} 1.0' in body
+        assert b'homeport_config_reloads_total{outcome="unchanged"} 1.0' in body
+        # Two names at the start; the one with an address was not asked again.
+        assert b"homeport_dns_lookups_total 3.0" in body
+        await world.control.stop()
+
+    run(main)
+
+
+def test_a_faulty_file_changes_nothing(caplog):
+    async def main():
+        world = World()
+        await world.control.start()
+        world.text = TEXT.replace(b"10s", b"10 parsecs")
+        report = await world.control.reload()
+        (fault,) = report.faults
+        assert (report.outcome.value, report.generation) == ("refused", 1)
+        assert str(fault).startswith("test.yaml:6:") and "clusters[0].dns.refresh" in str(fault)
+        assert len(world.published) == 1 and world.board.control_row[C_RELOAD_REFUSED_LAST] == 1
+        assert b"homeport_config_last_reload_successful 0.0" in (await world.get("/metrics"))[1]
+        assert "10 parsecs" in caplog.text
+        world.text = TEXT
+        assert (await world.control.reload()).outcome.value == "unchanged"
+        assert world.board.control_row[C_RELOAD_REFUSED_LAST] == 0
+        await world.control.stop()
+
+    run(main)
+
+
+def test_what_cannot_be_put_to_use_changes_nothing():
+    """The address of a listener or of the admin API is taken: a fault with its place."""
+
+    async def main():
+        world = World()
+        await world.control.start()
+        address = world.control.admin_address
+        world.text = TEXT.replace(b"listeners: [", b'listeners: [{bind: "127.0.0.1:81"}, ')
+        world.refuses = ConfigError(
+            "listeners[0].bind", "127.0.0.1:81", "an address that can be bound (taken)"
+        )
+        (fault,) = (await world.control.reload()).faults
+        assert str(fault) == (
+            "test.yaml:2:20: listeners[0].bind: cannot be used, got 127.0.0.1:81,"
+            " expected an address that can be bound (taken)"
+        )
+        world.refuses = None
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            world.text = TEXT.replace(
+                b'admin: {bind: "127.0.0.1:0"}', b'admin: {bind: "127.0.0.1:%d"}' % port
+            )
+            (fault,) = (await world.control.reload()).faults
+            assert fault.path == "admin.bind" and fault.line == 3
+        assert len(world.published) == 1 and world.control.admin_address == address
+        assert (await world.get("/readyz"))[0] == 200
+        world.text = TEXT.replace(b'"127.0.0.1:0"}\nclusters', b'"[::1]:0"}\nclusters')
+        assert (await world.control.reload()).outcome.value == "applied"
+        assert world.control.admin_address.host == "::1"
+        assert (await world.get("/readyz"))[0] == 200
+        await world.control.stop()
+
+    run(main)
+
+
+def test_a_reload_that_not_all_workers_follow_is_pending():
+    async def main():
+        world = World()
+        await world.control.start()
+        world.text = TEXT + b"limits: {header_count: 7}\n"
+        world.lags = True
+        reload = asyncio.ensure_future(world.control.reload())
+        await settle()
+        world.clock.ahead_s = APPLY_S + 1
+        await world.clock.wake(0.05)
+        assert (await reload).outcome.value == "pending"
+        await world.control.stop()
+
+    run(main)
+
+
+def test_the_next_control_goes_on_where_the_last_one_ended():
+    """Generation, rows and addresses; rows of endpoints that had left are held until they can be released."""
+
+    async def main():
+        world = World()
+        await world.control.start()
+        world.hosts["query"] = ["10.0.0.2"]
+        await world.clock.wake(11.0)
+        await world.control.stop()
+        last = world.published[-1]
+        world.hosts.clear()  # names cannot be resolved any more
+        world.control = world.new_control(previous=last)
+        await world.control.start()
+        assert world.published[-1].generation == last.generation + 1
+        assert world.published[-1].clusters == last.clusters
+        held = held_slots(last, world.board)
+        assert sorted(held.values()) == [0, 1, 2, 3, 4]
+        assert sum(name.startswith("(") for name in held) == 2
+        assert known_addresses(last) == {"query:9000": (TcpAddress("10.0.0.2", 9000),)}
+        await world.control.stop()
+
+    run(main)

@@ -56,8 +56,8 @@ def test_a_stopped_process_is_stuck_soon():
 
 def test_a_process_that_gets_no_cpu_is_given_time():
     """On a machine with more work than cores a healthy process may be silent; it is not killed for that."""
-    starved = looks(beaten(), 9.0, 1000, burnt_s=lambda now: (now - 1.0) * 0.1, start=1.0)
-    assert starved == pytest.approx(4.0)
+    starved = looks(beaten(), 19.0, 1000, burnt_s=lambda now: (now - 1.0) * 0.03, start=1.0)
+    assert starved == pytest.approx(11.0)
 
 
 def test_a_look_that_came_late_proves_nothing():

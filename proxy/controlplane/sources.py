@@ -1,0 +1,87 @@
+"""What a snapshot is made of besides the configuration's text, kept current: addresses of names, certificates.
+
+They belong to one configuration. A reload makes new ones beside the old, and the old go on until the new are served.
+"""
+
+import random
+from collections.abc import Callable, Mapping
+
+from proxy.clock import Clock
+from proxy.config.addresses import NamedAddress
+from proxy.config.build import SlotAllocator, build_snapshot, unresolved_names
+from proxy.config.schema import Config
+from proxy.controlplane.certificates import CertificateWatcher
+from proxy.controlplane.resolver import Lookup, Resolver, WatchedName
+from proxy.model import TcpAddress
+from proxy.snapshot import Snapshot
+
+
+class Sources:
+    """The sources of one configuration; `on_change` is called when the next snapshot would differ.
+
+    `known` are the last good addresses by `host:port`. Raises `ConfigError` when certificate files are not right.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        on_change: Callable[[], None],
+        *,
+        clock: Clock,
+        rng: random.Random,
+        lookup: Lookup,
+        known: Mapping[str, tuple[TcpAddress, ...]],
+    ) -> None:
+        self.config = config
+        self.certificates = CertificateWatcher(config, on_change, clock=clock)
+        self.resolver = Resolver(
+            watched_names(config), on_change, clock=clock, rng=rng, lookup=lookup, known=known
+        )
+
+    def __repr__(self) -> str:
+        return f"Sources({self.resolver!r}, {self.certificates!r})"
+
+    def start(self) -> None:
+        """Keep them current from now on."""
+        self.resolver.start()
+        self.certificates.start()
+
+    async def stop(self) -> None:
+        """Stop that. Idempotent."""
+        await self.resolver.stop()
+        await self.certificates.stop()
+
+    def build(self, generation: int, slots: SlotAllocator) -> Snapshot:
+        """The snapshot of this moment. Raises `ConfigError` when there are too many endpoints."""
+        return build_snapshot(
+            self.config,
+            generation=generation,
+            resolved=self.resolver.resolved,
+            slots=slots,
+            material=self.certificates.material,
+        )
+
+
+def watched_names(config: Config) -> list[WatchedName]:
+    """The names to resolve; one that several clusters use is looked up as often as the most eager of them
+    asks."""
+    intervals: dict[tuple[str, int], list[float]] = {name: [] for name in unresolved_names(config)}
+    for cluster in config.clusters:
+        for endpoint in cluster.endpoints:
+            if isinstance(endpoint.address, NamedAddress):
+                key = (endpoint.address.host, endpoint.address.port)
+                intervals[key].append(cluster.dns.refresh)
+    return [
+        WatchedName(host, port, min((each for each in found if each > 0), default=0.0))
+        for (host, port), found in intervals.items()
+    ]
+
+
+def known_addresses(previous: Snapshot | None) -> Mapping[str, tuple[TcpAddress, ...]]:
+    """What names resolved to in `previous`, by `host:port`: good until a lookup says otherwise."""
+    found: dict[str, dict[TcpAddress, None]] = {}
+    for cluster in previous.clusters if previous is not None else ():
+        for spec in cluster.endpoints:
+            if isinstance(spec.address, TcpAddress) and spec.name != str(spec.address):
+                found.setdefault(spec.name, {})[spec.address] = None
+    return {name: tuple(addresses) for name, addresses in found.items()}
