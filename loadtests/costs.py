@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from loadtests import sampled
 from loadtests.peers import origin, proxies, rows
 from loadtests.peers.bench import cores
 from loadtests.peers.certificate import write_certificate
@@ -47,7 +48,7 @@ class Costs:
     def by_function(self) -> dict[str, float]:
         """Shares of the Python functions."""
         counts = self._directory / "counts.json"
-        child, port = self._start("sampled", ["-m", "loadtests.sampled", str(counts)])
+        child, port = self._start("sampled", sampled.environment(self._directory, counts))
         self._load(child, port)
         self._children.stop(child)
         taken: dict[str, int] = json.loads(counts.read_text())
@@ -56,13 +57,14 @@ class Costs:
 
     def by_part(self) -> tuple[dict[str, float], float]:
         """Shares of the program parts, empty without perf; CPU microseconds per request undisturbed."""
-        child, port = self._start("plain", ["-m", "proxy"])
+        child, port = self._start("plain", {})
         cost_us = self._load(child, port)
         perf = shutil.which("perf")
         if perf is None:
             return {}, cost_us
         record = self._directory / "perf.data"
-        command = [perf, "record", "-q", "-e", "cpu-clock", "-F", str(PERF_HZ), "-p", str(child.process.pid)]
+        pids = ",".join(map(str, child.pids()))
+        command = [perf, "record", "-q", "-e", "cpu-clock", "-F", str(PERF_HZ), "-p", pids]
         recorder = self._children.start("perf", [*command, "-o", str(record)], self._load_cores)
         self._load(child, port)
         self._children.stop(recorder)
@@ -74,7 +76,7 @@ class Costs:
         )
         return parse_perf(done.stdout), cost_us
 
-    def _start(self, name: str, program: list[str]) -> tuple[Child, int]:
+    def _start(self, name: str, environment: dict[str, str]) -> tuple[Child, int]:
         port = free_port()
         directory = self._directory / name
         directory.mkdir()
@@ -82,8 +84,7 @@ class Costs:
         write_certificate(certificate)
         place = Place(port, free_port(), self._ports, directory, certificate)
         launch = proxies.BY_NAME["homeport"].launch(sys.executable, place)
-        arguments = launch.command[launch.command.index("run") :]
-        child = self._children.start(name, [sys.executable, *program, *arguments], self._proxy_cores)
+        child = self._children.start(name, launch.command, self._proxy_cores, environment)
         child.wait_for_port(port)
         wait_until_forwarding(port)
         if faults := check_row(self._row, port):

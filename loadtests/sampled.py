@@ -1,19 +1,19 @@
-"""Run the proxy under a statistical sampler: `python -m loadtests.sampled FILE run -c CONFIG`, used by `costs`.
+"""A statistical sampler for the proxy's workers, used by `costs`.
 
 A timer of CPU time interrupts every two milliseconds of work, and the function that is at work counts; the time
 that C code takes counts for the function that called it. Tracing profilers would charge each call the same
 extra, and the request path is many short calls: they show another program than the one that runs.
-Writes counts by `module:function` as JSON to FILE when the proxy has stopped.
+Workers are started by the proxy itself, which knows nothing of this: a `sitecustomize` module on their path begins it,
+and counts by `module:function` are written as JSON when the worker ends.
 """
 
+import atexit
 import collections
 import json
+import os
 import signal
-import sys
 from pathlib import Path
 from types import FrameType
-
-from proxy import cli
 
 INTERVAL_S = 0.002
 OWN = "/proxy/"
@@ -35,18 +35,28 @@ class Sampler:
             self.counts[f"{inner if own else Path(code.co_filename).name}:{code.co_qualname}"] += 1
 
 
-def main() -> None:
-    """Command line: a file for the counts, then the proxy's own arguments."""
-    output, sys.argv[1:] = Path(sys.argv[1]), sys.argv[2:]
+def begin(output: str) -> None:
+    """Sample this process from now on, and write the counts to the file `output` when it ends."""
     sampler = Sampler()
+
+    def end() -> None:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        Path(output).write_text(json.dumps(sampler.counts))
+
+    atexit.register(end)
     signal.signal(signal.SIGPROF, sampler.on_tick)
     signal.setitimer(signal.ITIMER_PROF, INTERVAL_S, INTERVAL_S)
-    try:
-        cli.main()
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        output.write_text(json.dumps(sampler.counts))
 
 
-if __name__ == "__main__":
-    main()
+def environment(directory: Path, output: Path) -> dict[str, str]:
+    """What has workers of a proxy sampled, into `output`, when it is added to the proxy's environment. Puts a file into
+    `directory`."""
+    (directory / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'proxy.worker' in sys.orig_argv:\n"
+        "    from loadtests import sampled\n"
+        f"    sampled.begin({str(output)!r})\n"
+    )
+    root = Path(__file__).resolve().parents[1]
+    paths = [str(directory), str(root), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
