@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush
 
 from proxy.config.addresses import NamedAddress
+from proxy.config.balancer_schema import Hash, Sticky
 from proxy.config.material import NO_MATERIAL, TlsMaterial, listener_name
 from proxy.config.route_schema import HeaderEdits as HeaderEditsConfig
 from proxy.config.route_schema import Match, Rewrite, Route
 from proxy.config.schema import Cluster, Config, Endpoint, Listener
 from proxy.errors import ConfigError
 from proxy.model import Address, UnixAddress
+from proxy.policy.balancer import balancer
+from proxy.policy.hashring import ring_points
 from proxy.scoreboard import MAX_ENDPOINTS
 from proxy.snapshot import (
     AccessLogSpec,
@@ -21,6 +24,7 @@ from proxy.snapshot import (
     ClusterSpec,
     DownstreamTimeouts,
     EndpointSpec,
+    HashSpec,
     HeaderEdits,
     Limits,
     ListenerSpec,
@@ -32,6 +36,7 @@ from proxy.snapshot import (
     RouteSpec,
     Snapshot,
     SplitSpec,
+    StickySpec,
     UpstreamTimeouts,
 )
 
@@ -160,6 +165,11 @@ def _cluster(
         name=cluster.name,
         balancer=cluster.balancer,
         endpoints=tuple(endpoints.values()),
+        hash=_hash(cluster.hash) if cluster.hash is not None else None,
+        ring=ring_points(tuple((each.id, each.weight) for each in endpoints.values()))
+        if balancer(cluster.balancer).sees_key
+        else b"",
+        sticky=_sticky(cluster.sticky) if cluster.sticky is not None else None,
         timeouts=UpstreamTimeouts(
             connect_s=timeouts.connect,
             response_s=timeouts.response,
@@ -173,6 +183,29 @@ def _cluster(
             max_requests=pool.max_requests,
         ),
         tls=material.clusters[cluster.name] if cluster.tls is not None else None,
+    )
+
+
+def _hash(source: Hash) -> HashSpec:
+    return HashSpec(
+        header=source.header.lower(),
+        query=source.query,
+        cookie=source.cookie,
+        path=source.path,
+        client_address=source.client_address,
+        max_load_percent=source.max_load_percent,
+    )
+
+
+def _sticky(sticky: Sticky) -> StickySpec:
+    return StickySpec(
+        cookie=sticky.cookie,
+        secret=sticky.secret or "",
+        path=sticky.path,
+        max_age_s=int(sticky.max_age),
+        secure=sticky.secure,
+        http_only=sticky.http_only,
+        same_site=sticky.same_site,
     )
 
 

@@ -18,6 +18,7 @@ from proxy.config.kinds import did_you_mean
 from proxy.config.route_schema import Match
 from proxy.config.schema import MAX_LISTENERS, Admin
 from proxy.model import TcpAddress, UnixAddress
+from proxy.policy.balancer import BALANCERS
 from proxy.scoreboard import MAX_ENDPOINTS
 
 ACTIONS = ("cluster", "split", "respond", "redirect")
@@ -50,6 +51,7 @@ def find_conflicts(document: Document) -> Iterator[Conflict]:
     yield from _binds(document, listeners)
     yield from _admin(document)
     yield from _endpoints(document, clusters)
+    yield from _balancers(document, clusters)
     yield from _routes(document, routes)
     yield from _references(document, routes)
     yield from _twin_routes(routes)
@@ -143,6 +145,24 @@ def _endpoints(document: Document, clusters: list[tuple[Path, dict[str, Any]]]) 
                 problem = f"is the same address as that of {path_text(first[address])}"
                 yield Conflict((*endpoint_path, "address"), problem, "each address once in a cluster")
             first.setdefault(address, endpoint_path)
+
+
+def _balancers(document: Document, clusters: list[tuple[Path, dict[str, Any]]]) -> Iterator[Conflict]:
+    for path, cluster in clusters:
+        name = cluster.get("balancer", "round_robin")
+        hashes = name == "consistent_hashing"
+        for key in ("hash", "sticky"):
+            if key in cluster and cluster[key] is None:
+                yield Conflict((*path, key), "is empty", "a mapping, or no such key")
+        if hashes and "hash" not in cluster:
+            problem = "is missing, though the balancer is consistent_hashing"
+            yield Conflict((*path, "hash"), problem, "what to hash, such as {header: X-Dataset-Id}")
+        elif "hash" in cluster and not hashes and name in BALANCERS:
+            yield Conflict((*path, "hash"), f"has no effect with {name}", "balancer: consistent_hashing")
+        own = document.get((*path, "sticky", "cookie"))
+        if own is not None and own == document.get((*path, "hash", "cookie")):
+            problem = "is the cookie of sticky, which stands for an endpoint"
+            yield Conflict((*path, "hash", "cookie"), problem, "another cookie")
 
 
 def _routes(document: Document, routes: list[tuple[Path, dict[str, Any]]]) -> Iterator[Conflict]:

@@ -7,6 +7,9 @@ from proxy.config.values import scalar_text
 
 TOKEN_PATTERN = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"  # RFC 9110 section 5.6.2
 _TOKEN = re.compile(TOKEN_PATTERN[1:-1])
+# What RFC 3986 section 2.3 calls unreserved: characters that every client sends as they are.
+QUERY_NAME_PATTERN = r"^[A-Za-z0-9._~-]{1,64}$"
+_QUERY_NAME = re.compile(QUERY_NAME_PATTERN[1:-1])
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _METHOD = re.compile(r"[A-Z][A-Z0-9_-]{0,31}")
 _UPGRADE = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+(?:/[!#$%&'*+.^_`|~0-9a-z-]+)?")
@@ -74,6 +77,33 @@ def parse_edited_header(value: object) -> str:
     if lower in _OWN_FIELDS or lower.startswith("proxy-"):
         raise BadValue("cannot be edited", "a field that Homeport does not make itself")
     return name
+
+
+def parse_query_name(value: object) -> str:
+    """The name of a query parameter, which requests write without escapes."""
+    expected = "1 to 64 letters, digits, '-', '_', '.' or '~'"
+    text = scalar_text(value, expected)
+    if not _QUERY_NAME.fullmatch(text):
+        raise BadValue("is not the name of a query parameter", expected)
+    return str(text)
+
+
+def parse_cookie_name(value: object) -> str:
+    """The name of a cookie (RFC 6265 section 4.1.1)."""
+    expected = "a cookie's name: up to 64 letters, digits and characters such as '-' and '_'"
+    text = scalar_text(value, expected)
+    if len(text) > 64 or not _TOKEN.fullmatch(text):
+        raise BadValue("is not a cookie's name", expected)
+    return str(text)
+
+
+def parse_cookie_path(value: object) -> str:
+    """The path that a cookie is sent for, as browsers compare it: visible ASCII without `;`."""
+    expected = "a path that begins with '/', in visible ASCII without ';'"
+    text = scalar_text(value, expected)
+    if not text.startswith("/") or ";" in text or len(text) > 1024 or not all("!" <= c <= "~" for c in text):
+        raise BadValue("is not a cookie's path", expected)
+    return str(text)
 
 
 def parse_header_value(value: object) -> str:

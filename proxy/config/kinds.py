@@ -18,6 +18,7 @@ from proxy.config import addresses, http_values, tls_values, values
 from proxy.config.faults import BadValue
 from proxy.config.values import scalar_text
 from proxy.model import TcpAddress, UnixAddress
+from proxy.policy.balancer import BALANCERS
 from proxy.scoreboard import MAX_WORKERS
 
 JsonSchema = dict[str, Any]
@@ -132,6 +133,19 @@ def _parse_workers(value: object) -> int | None:
         raise BadValue(error.problem, f"auto or a whole number from 1 to {MAX_WORKERS}") from None
 
 
+_LOAD_EXPECTED = "0, or a whole number from 101 to 10000"
+
+
+def _parse_load_percent(value: object) -> int:
+    try:
+        percent = values.parse_integer(value, 0, 10_000)
+    except BadValue as error:
+        raise BadValue(error.problem, _LOAD_EXPECTED) from None
+    if 0 < percent <= 100:
+        raise BadValue("leaves no room: all together would have less than there is", _LOAD_EXPECTED)
+    return percent
+
+
 def _parse_status(value: object, allowed: tuple[int, ...]) -> int:
     expected = f"one of {', '.join(map(str, allowed))}"
     try:
@@ -199,11 +213,23 @@ RedirectStatus = Annotated[
     int, Kind(partial(_parse_status, allowed=_REDIRECTS), "a redirect status", {"enum": list(_REDIRECTS)})
 ]
 Scheme = Annotated[str, choice("http", "https")]
-Balancer = Annotated[str, choice("round_robin", "weighted_round_robin", "least_connections", "random")]
+Balancer = Annotated[str, choice(*BALANCERS)]
 
 ClientAuth = Annotated[str, choice("none", "optional", "required")]
 ServerName = Annotated[str, _text(addresses.parse_server_name, "a host name or an IP address")]
 Ciphers = Annotated[str, _text(tls_values.parse_ciphers, "suites in OpenSSL's notation")]
 TlsVersion = Annotated[
     str, Kind(choice("1.2", "1.3").parse, "1.2 or 1.3", {"enum": ["1.2", "1.3", 1.2, 1.3]})
+]
+
+QueryName = Annotated[
+    str, _text(http_values.parse_query_name, "a parameter such as dataset", http_values.QUERY_NAME_PATTERN)
+]
+CookieName = Annotated[str, _text(http_values.parse_cookie_name, "a cookie", http_values.TOKEN_PATTERN)]
+CookiePath = Annotated[str, _text(http_values.parse_cookie_path, "a path that begins with '/'", "^/")]
+CookieSecure = Annotated[str, choice("auto", "always", "never")]
+SameSite = Annotated[str, choice("lax", "strict", "none", "unset")]
+LoadPercent = Annotated[
+    int,
+    Kind(_parse_load_percent, _LOAD_EXPECTED, {"anyOf": [{"const": 0}, {"type": "integer", "minimum": 101}]}),
 ]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from proxy.config.balancer_schema import Hash, Sticky
 from proxy.config.kinds import (
     Address,
     Balancer,
@@ -135,8 +136,14 @@ class Cluster(Section):
     name: Name
     """Name for routes, logs and metrics. Required."""
     balancer: Balancer = "round_robin"
-    """How an endpoint is picked: `round_robin`, `weighted_round_robin` (smooth, by `weight`),
-    `least_connections` (fewest requests in flight per weight) or `random` (by weight). Default `round_robin`."""
+    """How an endpoint is picked: `round_robin`; `weighted_round_robin` (smooth, by `weight`); `least_connections`
+    (fewest requests in flight per weight, over all workers); `least_response_time` (by the time to the first byte of
+    its answers and what is in flight); `consistent_hashing` (the same endpoint for the same `hash`); `random` (by
+    weight); `p2c` (the less loaded of two drawn at random). Default `round_robin`."""
+    hash: Hash | None = None
+    """What `consistent_hashing` goes by; required with it, and only with it. Default none."""
+    sticky: Sticky | None = None
+    """Keeps a client with the endpoint that served it first, with any balancer. Default none."""
     endpoints: tuple[Endpoint, ...] = ()
     """The endpoints; at most 1024 in all clusters. Default none: requests get 503."""
     timeouts: ClusterTimeouts = Field(default_factory=ClusterTimeouts)

@@ -115,13 +115,14 @@ REPLACED = [
         "name: etl\n",
         "name: etl\n    balancer: §roundrobin\n",
         "clusters[0].balancer: is not known, got 'roundrobin', expected one of round_robin,"
-        " weighted_round_robin, least_connections, random; did you mean 'round_robin'?",
+        " weighted_round_robin, least_connections, least_response_time, consistent_hashing, random, p2c;"
+        " did you mean 'round_robin'?",
     ),
     (
         "name: etl\n",
         "name: etl\n    §health_check: {path: /}\n",
         "clusters[0].health_check: is not a known key, got 'health_check', expected one of balancer, dns,"
-        " endpoints, name, pool, timeouts, tls",
+        " endpoints, hash, name, pool, sticky, timeouts, tls",
     ),
     (
         "name: etl\n",
