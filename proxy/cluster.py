@@ -18,8 +18,9 @@ from proxy.errors import Reason, RoutingError
 from proxy.model import Outcome, RequestFacts
 from proxy.policy.balancer import balancer, make_picker
 from proxy.policy.ewma import PeakEwma
+from proxy.policy.hash_key import HashKey
 from proxy.policy.picker import Picker
-from proxy.policy.response_time import UNKNOWN_S, estimate, failure_time, typical
+from proxy.policy.response_time import UNKNOWN_S, ResponseTimes
 from proxy.policy.stickiness import Stickiness
 from proxy.scoreboard import E_CANCELLED, E_FAILURES, E_IN_FLIGHT, Row, Scoreboard
 from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
@@ -32,8 +33,6 @@ REFRESH_S = 0.005
 REFRESH_S_PER_WORD = 5e-6
 # Projecting and ordering a response time costs about as much as reading so many words.
 WORDS_PER_ESTIMATE = 10
-# From this status on an answer counts as a failure of the endpoint when response times are compared.
-FAILURE_STATUS = 500
 
 
 class Endpoint:
@@ -52,9 +51,9 @@ class Endpoint:
         self.elsewhere = 0
         """Those of the other workers, as last read."""
         self.response = PeakEwma()
-        """Times to the first byte of its answers, in clusters that compare them."""
+        """Times to its answers, in clusters that compare them."""
         self.response_s = UNKNOWN_S
-        """Expected seconds to the first byte of its next answer, as last projected."""
+        """Expected seconds to its next answer, as last projected."""
         self.is_removed = False
         """No longer in the snapshot: what is in flight finishes, connections are not kept."""
         self.update(spec)
@@ -73,15 +72,26 @@ class Endpoint:
 class Lease:
     """A pick that is not finished yet."""
 
-    __slots__ = ("endpoint", "is_released")
+    __slots__ = ("endpoint", "is_released", "owed_since", "times")
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, times: ResponseTimes | None, now: float) -> None:
         self.endpoint = endpoint
+        self.times = times
+        """Who learns how long answers take; `None` = nobody."""
         self.is_released = False
+        self.owed_since = now
+        """Since when the endpoint owes an answer: from the pick on, or from the end of a request that takes its time; 0
+        = that has not ended, or there is an answer."""
         endpoint.in_flight += 1
         endpoint.row[E_IN_FLIGHT] = endpoint.in_flight - endpoint.elsewhere
 
-    def release(self, outcome: Outcome) -> None:
+    def on_answer(self, status: int, *, now: float) -> None:
+        """The head of the final answer, or a 101, is here."""
+        if self.times is not None and self.owed_since:
+            self.times.on_answer(self.endpoint, now - self.owed_since, status, now=now)
+            self.owed_since = 0.0
+
+    def release(self, outcome: Outcome, *, now: float) -> None:
         """Give the pick back, exactly once. A client that left counts as neither success nor failure."""
         assert not self.is_released
         self.is_released = True
@@ -93,6 +103,9 @@ class Lease:
             row[E_FAILURES] += 1
         elif outcome is _GONE:
             row[E_CANCELLED] += 1
+        if self.times is not None:
+            waited = now - self.owed_since if self.owed_since else 0.0
+            self.times.on_end(endpoint, waited, outcome, now=now)
 
 
 _FAILED = Outcome.UPSTREAM_FAILED
@@ -126,8 +139,8 @@ class Cluster:
     """A group of interchangeable endpoints and the picker that chooses among them."""
 
     __slots__ = (
-        "_all", "_has_limits", "_peers", "_picker", "_refresh_at", "_slots", "_typical_s", "endpoints", "is_timed",
-        "name", "reads_request", "spec", "stickiness",
+        "_all", "_has_limits", "_is_plain", "_peers", "_picker", "_refresh_at", "_slots", "_times", "endpoints",
+        "hash_key", "name", "reads_request", "spec", "stickiness",
     )  # fmt: skip
 
     def __init__(
@@ -139,10 +152,11 @@ class Cluster:
         self.endpoints = endpoints
         self.stickiness = Stickiness(spec.sticky, endpoints, spec.name) if spec.sticky is not None else None
         """The cookie that keeps clients with their endpoint; `None` = there is none."""
-        self.reads_request = kind.sees_key or spec.sticky is not None
+        self.hash_key = HashKey(spec.hash) if kind.sees_key and spec.hash is not None else None
+        """What of a request the balancer goes by; `None` = it does not."""
+        self.reads_request = self.hash_key is not None or self.stickiness is not None
         """Whether `acquire` needs to know more of a request than that there is one."""
-        self.is_timed = kind.sees_time
-        """Whether `on_answer` and `on_no_answer` are to be called."""
+        self._times = ResponseTimes() if kind.sees_time else None
         self._picker = picker
         self._peers = peers
         # Else all workers would begin with the same endpoint.
@@ -150,8 +164,8 @@ class Cluster:
         self._all = endpoints[start:] + endpoints[:start]
         self._slots = [endpoint.spec.slot for endpoint in endpoints]
         self._has_limits = any(endpoint.max_connections for endpoint in endpoints)
-        self._typical_s = UNKNOWN_S
         self._refresh_at = -inf if kind.sees_load or self._has_limits else inf
+        self._is_plain = self._refresh_at == inf and self.stickiness is None
 
     def __repr__(self) -> str:
         return f"Cluster({self.name!r}, {self.spec.balancer}, {len(self.endpoints)} endpoints)"
@@ -161,19 +175,23 @@ class Cluster:
 
         Raises `RoutingError`: NO_ENDPOINT when the cluster is empty, OVERLOADED when every endpoint is at its limit.
         """
+        picked = self._picker.pick(self._all, facts) if self._is_plain else self._pick(facts, now)
+        if picked is None:
+            raise RoutingError(Reason.OVERLOADED if self.endpoints else Reason.NO_ENDPOINT)
+        return Lease(picked, self._times, now)
+
+    def _pick(self, facts: RequestFacts, now: float) -> Endpoint | None:
+        """The endpoint that the client's cookie names, else one that the picker chooses among those with room."""
         if now >= self._refresh_at:
             self._refresh(now)
         if self.stickiness is not None:
             kept = self.stickiness.member(facts.affinity)
             if kept is not None and _has_room(kept):
-                return Lease(kept)
+                return kept
         candidates = self._all
         if self._has_limits:
             candidates = self._with_room(now)
-        picked = self._picker.pick(candidates, facts)
-        if picked is None:
-            raise RoutingError(Reason.OVERLOADED if self.endpoints else Reason.NO_ENDPOINT)
-        return Lease(picked)
+        return self._picker.pick(candidates, facts)
 
     def _with_room(self, now: float) -> tuple[Endpoint, ...]:
         """The endpoints below their limits. Before there is none, another worker's may have become free just now."""
@@ -188,26 +206,6 @@ class Cluster:
         """The picker, which the next snapshot keeps while the balancer's name stays, if it can."""
         return self._picker
 
-    def on_answer(self, endpoint: Endpoint, waited_s: float, status: int, *, now: float) -> None:
-        """The first byte of an answer is here, `waited_s` after the last one of the request."""
-        if status >= FAILURE_STATUS:
-            waited_s = failure_time(waited_s, self._typical_s)
-        self._learn(endpoint, waited_s, now)
-
-    def on_no_answer(self, endpoint: Endpoint, waited_s: float, outcome: Outcome, *, now: float) -> None:
-        """An exchange ended without a whole answer, `waited_s` after the last byte of the request.
-
-        The endpoint's failure counts as one. A client that left says only that the answer would have taken longer.
-        """
-        if outcome is _FAILED:
-            self._learn(endpoint, failure_time(waited_s, self._typical_s), now)
-        elif outcome is _GONE and waited_s > estimate(endpoint.response, self._typical_s, now=now):
-            self._learn(endpoint, waited_s, now)
-
-    def _learn(self, endpoint: Endpoint, seconds: float, now: float) -> None:
-        endpoint.response.add(seconds, now)
-        endpoint.response_s = estimate(endpoint.response, self._typical_s, now=now)
-
     def _refresh(self, now: float) -> None:
         """Bring the endpoints' figures up to date."""
         endpoints = self.endpoints
@@ -220,11 +218,9 @@ class Cluster:
         for endpoint, load in zip(endpoints, loads, strict=True):
             endpoint.in_flight += load - endpoint.elsewhere
             endpoint.elsewhere = load
-        if self.is_timed:
+        if self._times is not None:
             words += WORDS_PER_ESTIMATE * len(endpoints)
-            self._typical_s = seconds = typical([endpoint.response for endpoint in endpoints], now=now)
-            for endpoint in endpoints:
-                endpoint.response_s = estimate(endpoint.response, seconds, now=now)
+            self._times.project(endpoints, now=now)
         self._refresh_at = now + max(REFRESH_S, words * REFRESH_S_PER_WORD)
 
 

@@ -137,8 +137,8 @@ class Cluster(Section):
     """Name for routes, logs and metrics. Required."""
     balancer: Balancer = "round_robin"
     """How an endpoint is picked: `round_robin`; `weighted_round_robin` (smooth, by `weight`); `least_connections`
-    (fewest requests in flight per weight, over all workers); `least_response_time` (by the time to the first byte of
-    its answers and what is in flight); `consistent_hashing` (the same endpoint for the same `hash`); `random` (by
+    (fewest requests in flight per weight, over all workers); `least_response_time` (by the time until its answers
+    begin and what is in flight); `consistent_hashing` (the same endpoint for the same `hash`); `random` (by
     weight); `p2c` (the less loaded of two drawn at random). Default `round_robin`."""
     hash: Hash | None = None
     """What `consistent_hashing` goes by; required with it, and only with it. Default none."""

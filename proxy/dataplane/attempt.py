@@ -23,18 +23,18 @@ class Attempt:
 
     __slots__ = (
         "_connecting",
-        "_exchange",
-        "_lease",
         "_pool",
         "_request",
         "connections",
         "endpoint",
         "is_reused",
+        "lease",
         "upstream",
     )
 
     def __init__(self, lease: Lease, pool: "Pool", request: bytes) -> None:
-        self._lease = lease
+        self.lease = lease
+        """The pick, from now until the end."""
         self.endpoint = lease.endpoint
         """The endpoint that was picked."""
         self._pool = pool
@@ -85,8 +85,14 @@ class Attempt:
         return len(self._request)
 
     def forget_request(self) -> None:
-        """It will not be sent again: the reply has begun, or more of the body went out than was kept."""
+        """It will not be sent again: more of the body went out than was kept."""
         self._request = b""
+
+    def on_answer(self, status: int, *, now: float) -> None:
+        """The head of the final reply, or a 101, is here."""
+        self._request = b""
+        if self.lease.times is not None:
+            self.lease.on_answer(status, now=now)
 
     def repeat(self, exchange: "Exchange") -> bool:
         """Send the request once more, on a fresh connection, if the one that was lost had been used before.
@@ -122,8 +128,7 @@ class Attempt:
             self.upstream = None
             upstream.close()
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: Outcome, *, now: float) -> None:
         """Drop what was not given back, and release the lease."""
-        if self.upstream is not None or self._connecting is not None:
-            self.drop()
-        self._lease.release(outcome)
+        self.drop()
+        self.lease.release(outcome, now=now)

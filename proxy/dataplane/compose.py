@@ -84,10 +84,10 @@ def compose_interim(head: ReplyHead) -> bytes:
     return b"".join((head.line, *head.kept, HEAD_END))
 
 
-def compose_switch(head: ReplyHead) -> bytes:
-    """A 101 to our own Upgrade (RFC 9110 7.8)."""
+def compose_switch(head: ReplyHead, added: bytes) -> bytes:
+    """A 101 to our own Upgrade (RFC 9110 7.8), with the lines `added`."""
     upgrade = b"\r\nConnection: Upgrade\r\nUpgrade: " + head.upgrade
-    return b"".join((head.line, *head.kept, upgrade, VIA_LINES[head.is_http11], HEAD_END))
+    return b"".join((head.line, *head.kept, added, upgrade, VIA_LINES[head.is_http11], HEAD_END))
 
 
 def can_have_body(request: RequestHead, head: ReplyHead) -> bool:

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING
 from proxy.cluster import Cluster
 from proxy.dataplane.attempt import Attempt
 from proxy.dataplane.compose import compose_request
+from proxy.dataplane.facts import acquire_for
 from proxy.dataplane.reply import Reply
 from proxy.dataplane.reply_head import ReplyHead
-from proxy.dataplane.request_head import RequestHead
+from proxy.dataplane.request_head import IDEMPOTENT, RequestHead
 from proxy.dataplane.responses import CONTINUE, Fields, local_answer, refusal
 from proxy.dataplane.tunnel import Tunnel
 from proxy.dataplane.upload import Upload
@@ -68,8 +69,6 @@ _RESPONSE_TIMEOUT = Reason.RESPONSE_TIMEOUT
 BODY_WAIT_S = 0.2
 # Body bytes taken from a client while its connection to the endpoint is being made.
 CONNECT_BUFFER_BYTES = 64 * 1024
-# RFC 9110 9.2.2. A request with one of these may be sent again when its connection died before it was answered.
-IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"QUERY"))
 
 
 class Exchange:
@@ -187,7 +186,10 @@ class Exchange:
         assert cluster is not None and route is not None
         head, downstream = self.head, self._downstream
         self.state = _DISPATCHED
-        lease = cluster.acquire(NO_FACTS, now=self.started)
+        if cluster.reads_request:
+            lease, self.reply.added = acquire_for(cluster, head, downstream.identity, now=self.started)
+        else:
+            lease = cluster.acquire(NO_FACTS, now=self.started)
         identity = downstream.identity.lines(head)
         sent = compose_request(head, route, identity, self.request_id, downstream.local_authority)
         pool = self._plane.pool_of(lease.endpoint, cluster)
@@ -196,7 +198,7 @@ class Exchange:
         if timeouts.total_s:
             downstream.total_deadline = self.started + timeouts.total_s
         if attempt.begin(self, self._can_repeat):
-            self._after_sent(self.started)
+            self._after_sent(attempt, self.started)
         else:
             self._set_deadline(self._plane.monotonic())
 
@@ -207,7 +209,7 @@ class Exchange:
             upstream.close()
             return
         attempt.send(upstream, self)
-        self._after_sent(self._plane.monotonic())
+        self._after_sent(attempt, self._plane.monotonic())
         if not upstream.wire.is_blocked:
             self._downstream.resume()
 
@@ -216,10 +218,11 @@ class Exchange:
         if self.state is _DISPATCHED:
             self.fail(error)
 
-    def _after_sent(self, now: float) -> None:
+    def _after_sent(self, attempt: Attempt, now: float) -> None:
         self.connected_at = now
         if self._upload is not None:
             self._upload.restart(now)
+            attempt.lease.owed_since = 0.0
         self._set_deadline(now)
 
     def _set_deadline(self, now: float) -> None:
@@ -265,9 +268,11 @@ class Exchange:
 
     def _after_body_piece(self) -> None:
         """A piece of the body is on its way, or the endpoint has taken what waited for it."""
-        upload = self._upload
+        upload, attempt = self._upload, self.attempt
         now = self._plane.monotonic()
-        if upload is not None and self.state is _DISPATCHED:
+        if upload is None and attempt is not None and self.state is _DISPATCHED:
+            attempt.lease.owed_since = now
+        elif upload is not None and self.state is _DISPATCHED:
             if upload.is_dripping(now):
                 self.fail(DownstreamError(Reason.BODY_TIMEOUT))
                 return
@@ -314,7 +319,7 @@ class Exchange:
                 upload.is_awaited = True
                 self._set_deadline(now)
             return
-        attempt.forget_request()
+        attempt.on_answer(head.status, now=now)
         if head.status == 101:
             self._begin_tunnel(head)
             return
@@ -489,6 +494,6 @@ class Exchange:
         """Leave the exchange for good: release the lease, record it, hand the client's connection on."""
         self.state = _DONE
         if self.attempt is not None:
-            self.attempt.end(outcome)
+            self.attempt.end(outcome, now=now)
         self._plane.record(self, self._downstream, outcome, reason, now)
         self.reply.end(reset, self._upload is not None, now)

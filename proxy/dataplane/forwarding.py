@@ -95,7 +95,7 @@ class ClientIdentity:
     Most connections ask for one host, so what depends on it is made once and kept until another comes.
     """
 
-    __slots__ = ("_client_cert", "_host", "_host_key", "_is_trusted", "_lines", "_peer", "scheme")
+    __slots__ = ("_client_cert", "_host", "_host_key", "_is_trusted", "_lines", "_peer", "_trusted", "scheme")
 
     def __init__(
         self, peer: str, trusted: TrustedProxies, scheme: bytes, client_cert: bytes | None = None
@@ -103,6 +103,7 @@ class ClientIdentity:
         """`client_cert` is the value of Client-Cert that endpoints are sent: empty = there is none, `None` = it is not
         ours to say."""
         self._peer = peer
+        self._trusted = trusted
         self._is_trusted = trusted.is_trusted(peer)
         self.scheme = scheme
         """`http` or `https`, as the client used it."""
@@ -116,6 +117,33 @@ class ClientIdentity:
         if host != self._host:
             self._see(host)
         return self._host_key
+
+    def client(self, head: RequestHead) -> str:
+        """The address of the client: the peer's, or, when that is a trusted proxy, the last of X-Forwarded-For that is
+        not one. Empty when it came by a Unix socket and nobody says from where."""
+        client = self._peer
+        if head.forwarded is None or not self._is_trusted:
+            return client
+        values = [value for name, value in head.forwarded if name == b"x-forwarded-for"]
+        for element in reversed(b",".join(values).split(b",")):
+            address = element.strip(b" \t").decode("latin-1")
+            try:
+                is_trusted = self._trusted.is_trusted(address)
+            except ValueError:
+                break  # no address: what stands before it may be anybody's invention
+            if address:
+                client = address
+            if not is_trusted:
+                break
+        return client
+
+    def is_https(self, head: RequestHead) -> bool:
+        """Whether the client came by https: to us, or to the trusted proxy in front, as that says."""
+        if head.forwarded is not None and self._is_trusted:
+            for name, value in head.forwarded:
+                if name == b"x-forwarded-proto":
+                    return value.lower() == b"https"
+        return self.scheme == b"https"
 
     def lines(self, head: RequestHead) -> bytes:
         """The lines that tell the endpoint who the client is."""

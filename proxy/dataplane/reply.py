@@ -35,8 +35,8 @@ class Reply:
     """The reply to one request."""
 
     __slots__ = (
-        "_body", "_buffer", "_downstream", "_ends_by_close", "_interim", "_request", "first_byte_at", "has_continued",
-        "is_complete", "keep_alive", "rest", "sent_bytes", "status", "upstream_keep_alive",
+        "_body", "_buffer", "_downstream", "_ends_by_close", "_interim", "_request", "added", "first_byte_at",
+        "has_continued", "is_complete", "keep_alive", "rest", "sent_bytes", "status", "upstream_keep_alive",
     )  # fmt: skip
 
     def __init__(self, request: RequestHead, downstream: "Downstream") -> None:
@@ -57,6 +57,8 @@ class Reply:
         self.rest = b""
         """What followed a head that was read and is not begun; once the reply is complete, what followed that, which
         belongs to nobody."""
+        self.added = b""
+        """Lines that the endpoint's reply gets besides, each beginning with CRLF."""
         self._buffer = b""
         self._body: BodyReader | None = None
         self._ends_by_close = False
@@ -139,6 +141,8 @@ class Reply:
         has_ended = self.has_continued or not request.expect
         self.upstream_keep_alive = head.keep_alive and has_ended and not is_suspect
         parts = compose_reply(head, route, framing, date_line, request.minor, self.keep_alive)
+        if self.added:
+            parts.insert(-1, self.added)
         if body is not None:
             self._feed(body, first, parts)
             return
@@ -187,7 +191,7 @@ class Reply:
         self.status = 101
         self.keep_alive = False
         self._ends_by_close = True
-        self.write(compose_switch(head) + self.rest)
+        self.write(compose_switch(head, self.added) + self.rest)
         self.rest = b""
 
     # ------------------------------------------------------------------ our own

@@ -40,6 +40,8 @@ _AUTHORITY = re.compile(
 )
 # A tunnel to anywhere is not offered; a trace would reflect credentials (RFC 9110 9.3.8).
 _REFUSED_METHODS = (b"CONNECT", b"TRACE")
+# RFC 9110 9.2.2. A request with one of these may be sent again when its connection died before it was answered.
+IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"QUERY"))
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 # One for all: it is asked before the next head is parsed, and a new one would cost as much as a field.

@@ -69,12 +69,12 @@ def test_leases_balance():
     assert one.endpoints[0].in_flight == len(Outcome)
     assert fleet.words(3) == (len(Outcome), 0, 0)
     for lease, outcome in zip(leases, Outcome, strict=True):
-        lease.release(outcome)
+        lease.release(outcome, now=0.0)
     assert one.endpoints[0].in_flight == 0
     assert fleet.words(3) == (0, 1, 1)
     assert fleet.scoreboard.endpoint_row(0, 3)[E_FAILURES] == 0  # another worker's
     with pytest.raises(AssertionError):
-        leases[0].release(Outcome.OK)
+        leases[0].release(Outcome.OK, now=0.0)
     assert fleet.words(3) == (0, 1, 1)
 
 
@@ -84,7 +84,7 @@ def test_limit():
     leases = acquire(one, 3)
     assert sorted(lease.endpoint.spec.name for lease in leases) == ["a", "b", "b"]
     assert refusal(one) is Reason.OVERLOADED
-    leases[0].release(Outcome.CLIENT_GONE)
+    leases[0].release(Outcome.CLIENT_GONE, now=0.0)
     assert one.acquire(NO_FACTS, now=0.0).endpoint is leases[0].endpoint
     assert refusal(one) is Reason.OVERLOADED
 
@@ -114,7 +114,7 @@ def test_endpoint_survives():
     assert repr(a) == "Endpoint('c/a', in_flight=1, removed)"
     assert {lease.endpoint.spec.name for lease in acquire(after, 3)} == {"d"}  # b is at its new limit
     for lease in leases:
-        lease.release(Outcome.OK)
+        lease.release(Outcome.OK, now=0.0)
     assert (a.in_flight, b.in_flight) == (0, 0)
     assert fleet.words(0) == (0, 0, 0)
 
@@ -180,7 +180,7 @@ def test_loads_are_read_again_when_they_are_old():
     assert names(one, 1, 10.0 + 0.9 * REFRESH_S) == "d"
     lease = one.acquire(NO_FACTS, now=10.0 + REFRESH_S)
     assert lease.endpoint.spec.name == "a"
-    lease.release(Outcome.OK)
+    lease.release(Outcome.OK, now=0.0)
     assert [each.in_flight for each in one.endpoints] == [0, 5, 11]
 
 
@@ -247,7 +247,7 @@ def test_workers_agree_on_the_owner_of_a_key():
         assert len({lease.endpoint.id for lease in leases}) == 1
         owners.add(leases[0].endpoint.id)
         for lease in leases:
-            lease.release(Outcome.OK)
+            lease.release(Outcome.OK, now=0.0)
     assert len(owners) == 3
 
 
@@ -267,7 +267,7 @@ def test_the_ring_follows_the_members():
     def owners(one):
         leases = [one.acquire(fact, now=0.0) for fact in facts]
         for lease in leases:
-            lease.release(Outcome.OK)
+            lease.release(Outcome.OK, now=0.0)
         return [lease.endpoint.spec.name for lease in leases]
 
     def unbounded(*members):
@@ -283,42 +283,62 @@ def test_the_ring_follows_the_members():
 # --- Response times
 
 
+def answer(one, now, waited_s, status=200):
+    """One lease and its answer; who got it."""
+    lease = one.acquire(NO_FACTS, now=now)
+    lease.on_answer(status, now=now + waited_s)
+    lease.release(Outcome.OK, now=now + waited_s + 1.0)
+    return lease.endpoint
+
+
 def test_slow_answers_send_requests_elsewhere():
     fleet = Fleet(0)
     one = fleet.apply(three("least_response_time"))
     a, b, d = one.endpoints
-    assert one.is_timed
     assert [each.response_s for each in one.endpoints] == [UNKNOWN_S] * 3
-    one.on_answer(a, 0.8, 200, now=1.0)
+    assert answer(one, 1.0, 0.8) is a
     assert a.response_s == 0.8  # at once
-    one.on_answer(b, 0.2, 200, now=1.0)
+    assert answer(one, 1.0, 0.2) is b
     # d, which nobody has seen, is taken for a typical one: 0.2, the lower of two.
-    assert sorted(names(one, 2, 1.0)) == ["b", "d"]
-    assert d.response_s == 0.2
-    assert names(one, 4, 1.0).count("a") <= 1  # 0.8·1 against 0.2·(2 + 1) at last
+    assert one.acquire(NO_FACTS, now=2.0).endpoint is d
+    assert d.response_s == b.response_s == pytest.approx(0.2, rel=0.1)
+    assert names(one, 4, 2.0).count("a") <= 1  # 0.8·1 against 0.2·(3 + 1) at last
 
 
 def test_failures_are_slow_answers():
     fleet = Fleet(0)
     one = fleet.apply(three("least_response_time"))
-    a, b, d = one.endpoints
-    one.on_answer(a, 0.001, 503, now=1.0)
-    one.on_no_answer(b, 0.001, Outcome.UPSTREAM_FAILED, now=1.0)
-    one.on_answer(d, 0.1, 404, now=1.0)
-    assert (a.response_s, b.response_s, d.response_s) == (FAILURE_S, FAILURE_S, 0.1)
+    assert answer(one, 1.0, 0.001, 503).response_s == FAILURE_S
+    lease = one.acquire(NO_FACTS, now=1.0)
+    lease.release(Outcome.UPSTREAM_FAILED, now=1.1)
+    assert lease.endpoint.response_s == FAILURE_S
+    assert answer(one, 1.0, 0.1, 404).response_s == pytest.approx(0.1)
 
 
 def test_clients_that_give_up_say_how_long_they_waited():
-    fleet = Fleet(0)
-    one = fleet.apply(three("least_response_time"))
-    a, b, _ = one.endpoints
-    one.on_answer(a, 0.5, 200, now=1.0)
-    one.on_no_answer(a, 0.4, Outcome.CLIENT_GONE, now=1.0)
-    assert a.response_s == 0.5  # it would have taken longer than 0.4 anyway
-    one.on_no_answer(a, 0.6, Outcome.CLIENT_GONE, now=1.0)
-    assert a.response_s == 0.6
-    one.on_no_answer(b, 9.0, Outcome.REFUSED, now=1.0)
-    assert not b.response.is_known
+    one = Fleet(0).apply(cluster(endpoint("a", 0), balancer="least_response_time"))
+    a = answer(one, 1.0, 0.5)
+    for waited, expected in [(0.4, 0.5), (0.6, 0.6)]:  # it would have taken longer than 0.4 anyway
+        lease = one.acquire(NO_FACTS, now=1.5)
+        lease.release(Outcome.CLIENT_GONE, now=1.5 + waited)
+        assert a.response_s == pytest.approx(expected, rel=0.05)
+
+
+def test_who_owes_nothing_yet_is_not_slow():
+    """The request has not ended, or the answer has begun: then it is the client who takes his time."""
+    one = Fleet(0).apply(cluster(endpoint("a", 0), balancer="least_response_time"))
+    lease = one.acquire(NO_FACTS, now=1.0)
+    lease.owed_since = 0.0
+    lease.release(Outcome.CLIENT_GONE, now=99.0)
+    assert not lease.endpoint.response.is_known
+    lease = one.acquire(NO_FACTS, now=1.0)
+    lease.owed_since = 0.0
+    lease.on_answer(200, now=9.0)  # early, to an upload
+    assert not lease.endpoint.response.is_known
+    lease.owed_since = 9.5
+    lease.on_answer(200, now=9.6)
+    lease.release(Outcome.CLIENT_GONE, now=99.0)
+    assert lease.endpoint.response.value_at(9.6) == pytest.approx(0.1)
 
 
 # --- Stickiness

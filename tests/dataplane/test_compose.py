@@ -242,7 +242,7 @@ def test_switch():
     head = reply(
         b"Sec-WebSocket-Accept: a\r\nconnection: Upgrade\r\nUpgrade: WebSocket\r\n", line=b"HTTP/1.1 101 Yes"
     )
-    assert compose_switch(head) == (
+    assert compose_switch(head, b"") == (
         b"HTTP/1.1 101 Yes\r\nSec-WebSocket-Accept: a\r\nConnection: Upgrade\r\nUpgrade: websocket"
         + VIA + b"\r\n\r\n"
     )  # fmt: skip

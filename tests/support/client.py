@@ -1,5 +1,6 @@
 """A raw client: sends exact bytes, reads exact replies, closes, half-closes and resets."""
 
+import errno
 import socket
 import ssl
 import struct
@@ -125,7 +126,12 @@ class Client:
         return state != 1  # TCP_ESTABLISHED
 
     def half_close(self) -> None:
-        self.sock.shutdown(socket.SHUT_WR)
+        """Send FIN; a peer that is gone is not an error, reading will tell."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
 
     def reset(self) -> None:
         reset(self.sock)
