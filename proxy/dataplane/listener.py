@@ -88,7 +88,6 @@ class Listener:
         self._gate = gate
         self._clients = clients
         """Connections by address, over all listeners."""
-        self._adopting = 0
         self._retry: asyncio.TimerHandle | None = None
         self._is_open = False
 
@@ -132,7 +131,7 @@ class Listener:
     def _has_room(self) -> bool:
         plane = self._plane
         limit = plane.table.limits.connections
-        own = plane.connections + self._adopting
+        own = plane.connections
         has_room = own < self._cap.current and (not limit or own + self._gate.other_connections < limit)
         if not has_room:
             has_room = plane.evict_idle(EVICT_IDLE_S)
@@ -166,7 +165,7 @@ class Listener:
             return True
         row[W_CONNECTIONS] += 1
         self._clients[peer] += 1
-        self._adopting += 1
+        self._plane.adopting += 1
         spawn(self._adopt(sock, peer), name="adopt")
         return True
 
@@ -188,7 +187,7 @@ class Listener:
             self._plane.row[W_CONNECTIONS] -= 1
             self._forget_client(peer)
         finally:
-            self._adopting -= 1
+            self._plane.adopting -= 1
 
     def _is_crowded_by(self, peer: str) -> bool:
         """Whether `peer` has as many connections as one client may. Each worker sees its own, of which the gate gives

@@ -87,6 +87,8 @@ class Plane:
         """Connections with bytes that wait for their client."""
         self.unwatched: dict[Downstream, None] = {}
         """Connections that are not read at present, or that sent FIN: their loss must be looked for."""
+        self.adopting = 0
+        """Connections that were accepted and are not in `active` yet."""
         self.tunnels = 0
         self.exchanges = 0
         self.is_draining = False
@@ -109,7 +111,7 @@ class Plane:
     @property
     def connections(self) -> int:
         """Client connections at present."""
-        return len(self.active) + len(self.idle)
+        return self.adopting + len(self.active) + len(self.idle)
 
     def new_request_id(self) -> bytes:
         """An identifier for a request that came without: 128 bits, random per process and counted within."""
