@@ -11,13 +11,18 @@
 # (`--stop-timeout` of `docker run`, `stop_grace_period` in compose), so keep `drain_timeout` below that; the
 # default configuration, config/container.yaml, does.
 #
-# PID 1: no init is needed. The daemon handles its signals itself, which is what Linux asks of PID 1, and has no
-# children; health checks and `docker exec` are reaped by the engine. Only a SIGTERM in the first tenths of a second,
-# before Python has come to Homeport's own code, is lost; an init (`docker run --init`) closes that gap too.
+# PID 1: no init is needed. It is Homeport's parent process, which handles its signals itself, as Linux asks of PID 1,
+# reaps what ends in the container, its own children and orphans alike, and starts again what should not have ended. A
+# SIGTERM that comes before Python does is not lost either: `env` blocks it, so that it waits.
+#
+# `docker kill --signal USR2` puts new processes behind the same PID 1 and loses no request. A new container cannot take
+# over the sockets of an old one: `docker restart`, and a new image, cut what the drain does not finish, and clients are
+# refused until the next one listens.
 #
 # It builds with BuildKit and with the classic builder, which has no `RUN --mount`, to the same layers.
 
-# Any image with glibc, Python 3.11 or later and its venv module, in /usr/bin or in /usr/local/bin.
+# Any image with glibc, GNU coreutils 8.31 or later, and Python 3.11 or later with its venv module, in /usr/bin or in
+# /usr/local/bin.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 # What packages are installed in; nothing else of it gets into the image. Name your own, with BASE_IMAGE's Python in
 # the same place, where the package index is reached by a CA bundle, a pip.conf or credentials of your own.
@@ -108,7 +113,8 @@ s.sendall(b'GET /readyz HTTP/1.0\\r\\n\\r\\n'); \
 status, _, answer = s.makefile().read().partition('\\n'); \
 print(answer.strip().rpartition('\\n')[2]); \
 sys.exit(' 200 ' not in status)"]
-ENTRYPOINT ["homeport"]
+# The stop signals wait until the daemon can handle them; commands other than `run` let them through at once.
+ENTRYPOINT ["env", "--block-signal=TERM,INT", "homeport"]
 CMD ["run", "--config", "/etc/homeport/homeport.yaml"]
 ARG BASE_IMAGE
 ARG REVISION=unknown

@@ -31,6 +31,8 @@ EXIT_FAILED = 1
 EXIT_FAULTS = 2
 EXIT_BROKEN_PIPE = 141
 
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 app = typer.Typer(
     name="homeport",
     help="Homeport: a sidecar reverse proxy and load balancer for data-processing containers.",
@@ -53,12 +55,16 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    pass
+    # The image blocks them, because PID 1 loses a signal that comes before its handler. The daemon takes them on over
+    # its exec; other commands need no such care.
+    if context.invoked_subcommand != "run":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
 
 @app.command()
@@ -82,8 +88,8 @@ def run(
     reopens the access log, SIGUSR2 replaces the daemon by the program that is installed now, without losing
     a request. Exits with 0 after a drain and with 2 when the file has faults, which are printed first.
     """
-    # As PID 1 of a container a signal without a handler is lost, and the imports take a while.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    # From here on it is for the parent to end in order.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     from proxy.parent import become_parent
 
     become_parent(str(config), workers)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -140,7 +141,7 @@ def test_check_and_schema_load_no_server():
     )
     loaded = set(done.stdout.split())
     assert "proxy.config.load" in loaded
-    assert not loaded & {"aiohttp", "uvloop", "httptools", "prometheus_client", "proxy.daemon", "asyncio"}
+    assert not loaded & {"aiohttp", "uvloop", "httptools", "prometheus_client", "proxy.parent", "asyncio"}
 
 
 def test_version_and_help():
@@ -263,3 +264,29 @@ def test_a_reader_that_went_away_is_no_error(args):
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (cli.EXIT_BROKEN_PIPE, b"")
+
+
+def test_a_stop_signal_that_came_first_stops_the_daemon_in_order(tmp_path):
+    def send_early() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "proxy", "run", "-c", MINIMAL],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=send_early,
+    )
+    assert done.returncode == 0
+    assert "stopped" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_other_commands_let_stop_signals_through():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        assert invoke("schema")[0] == 0
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGTERM, signal.SIGINT}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
