@@ -23,6 +23,7 @@ from proxy.config.build import SlotAllocator
 from proxy.config.diff import describe_changes
 from proxy.config.faults import Fault, InvalidConfig
 from proxy.config.load import load_bytes, locate, read_file
+from proxy.config.material import NO_MATERIAL, TlsMaterial, served_material
 from proxy.config.schema import Config
 from proxy.config.watch import changes
 from proxy.controlplane.cores import auto_workers
@@ -94,11 +95,12 @@ class ConfigFile:
     def read(self) -> tuple[bytes, Config]:
         """The file's text and what it says. Raises `InvalidConfig`. Takes about a second per MiB."""
         self._seen = read_file(self.path)
-        return self._seen, self.parse(self._seen)
+        return self._seen, load_bytes(self._seen, str(self.path), self.path.parent)
 
-    def parse(self, source: bytes) -> Config:
-        """What `source` would say in this file. Raises `InvalidConfig`."""
-        return load_bytes(source, str(self.path), self.path.parent)
+    def parse_served(self, source: bytes) -> Config:
+        """What `source` said in this file, whose certificates are served already and need not be right any more. Raises
+        `InvalidConfig`."""
+        return load_bytes(source, str(self.path), self.path.parent, wall=None)
 
     def is_new(self) -> bool:
         """Whether the file has other bytes than when it was last read; true when it cannot be read."""
@@ -178,7 +180,8 @@ class Control:
         """
         self._tasks = [spawn(self._beat(), name="heartbeat")]
         try:
-            sources = self._new_sources(self._config, known_addresses(self._snapshot))
+            served = self._snapshot
+            sources = self._new_sources(self._config, known_addresses(served), served_material(served))
             await self._admin.start()
             await sources.resolver.resolve_all()
             self._sources = sources
@@ -205,9 +208,20 @@ class Control:
 
     # ------------------------------------------------------------------ publishing
 
-    def _new_sources(self, config: Config, known: Mapping[str, tuple[TcpAddress, ...]]) -> Sources:
+    def _new_sources(
+        self,
+        config: Config,
+        known: Mapping[str, tuple[TcpAddress, ...]],
+        last_good: TlsMaterial = NO_MATERIAL,
+    ) -> Sources:
         return Sources(
-            config, self._changed.set, clock=self._clock, rng=self._rng, lookup=self._lookup, known=known
+            config,
+            self._changed.set,
+            clock=self._clock,
+            rng=self._rng,
+            lookup=self._lookup,
+            known=known,
+            last_good=last_good,
         )
 
     async def _publish(self, sources: Sources, config: Config, source: bytes) -> None:
@@ -439,7 +453,7 @@ def _first_config(file: ConfigFile, last_good: int | None, board: Scoreboard) ->
             _log.error("the last configuration is served on: %s", fault)
         board.control_row[C_RELOAD_REFUSED_LAST] = 1
         source = unsealed(last_good)
-        return source, file.parse(source)
+        return source, file.parse_served(source)
 
 
 def main() -> int:

@@ -75,11 +75,12 @@ def load_bytes(
     file: str,
     directory: FilePath,
     environment: Mapping[str, str] | None = None,
-    wall: Callable[[], float] = SystemClock.wall,
+    wall: Callable[[], float] | None = SystemClock.wall,
 ) -> Config:
     """The configuration in `content`. Raises `InvalidConfig`.
 
-    `file` is the name in faults; `directory` is where relative paths begin.
+    `file` is the name in faults; `directory` is where relative paths begin. Without a `wall` the files of certificates
+    are not looked at.
     """
     text = _decode(content, file)
     interpolate = Interpolator(os.environ if environment is None else environment, directory)
@@ -87,7 +88,7 @@ def load_bytes(
         document = read_document(text, interpolate)
     except UnreadableDocument as error:
         raise InvalidConfig([_fault(file, error.trouble)]) from error
-    config, troubles = _judge(document, directory.absolute(), wall())
+    config, troubles = _judge(document, directory.absolute(), wall() if wall is not None else None)
     if troubles:
         # The same value may be seen through several aliases, and by a model and a rule.
         faults = {_fault(file, trouble) for trouble in troubles}
@@ -116,7 +117,7 @@ def _place(before: str) -> Mark:
     return Mark(before.count("\n") + 1, len(before) - before.rfind("\n"))
 
 
-def _judge(document: Document, directory: FilePath, now: float) -> tuple[Config | None, list[Trouble]]:
+def _judge(document: Document, directory: FilePath, now: float | None) -> tuple[Config | None, list[Trouble]]:
     troubles = list(document.troubles)
     config = None
     found: list[Trouble] = []
@@ -126,7 +127,9 @@ def _judge(document: Document, directory: FilePath, now: float) -> tuple[Config 
         for each in error.errors(include_url=False, include_input=False)[:MAX_FAULTS]:
             context = each.get("ctx", {})
             found.append(_model_trouble(document, each["loc"], each["type"], context, each["msg"]))
-    conflicts = chain(find_conflicts(document), find_tls_conflicts(document, directory, now))
+    conflicts = find_conflicts(document)
+    if now is not None:
+        conflicts = chain(conflicts, find_tls_conflicts(document, directory, now))
     for conflict in islice(conflicts, MAX_FAULTS):
         mark = document.mark(conflict.path)
         shown = _shown(document, conflict.path)

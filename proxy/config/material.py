@@ -16,7 +16,7 @@ from proxy.config.interpolate import read_regular_file
 from proxy.config.schema import Config, Listener
 from proxy.config.tls_schema import ClusterTls, ListenerTls
 from proxy.errors import ConfigError
-from proxy.snapshot import CertificateSpec, ClusterTlsSpec, ListenerTlsSpec
+from proxy.snapshot import CertificateSpec, ClusterTlsSpec, ListenerTlsSpec, Snapshot
 from proxy.tls import client_context, server_context
 
 # A chain has a few certificates of some 2 KB; the list of every public authority has 250 KB.
@@ -61,6 +61,10 @@ class TlsMaterial:
     """By the listener's name; only those with TLS."""
     clusters: Mapping[str, ClusterTlsSpec]
     """By the cluster's name; only those with TLS."""
+
+    def of(self, section: "TlsSection") -> ListenerTlsSpec | ClusterTlsSpec | None:
+        """What the settings `section` come to; `None` when they are not among these."""
+        return (self.listeners if section.kind == "listener" else self.clusters).get(section.name)
 
 
 NO_MATERIAL = TlsMaterial({}, {})
@@ -130,6 +134,16 @@ def material_of(specs: Mapping[TlsSection, ListenerTlsSpec | ClusterTlsSpec]) ->
     listeners = {each.name: spec for each, spec in specs.items() if isinstance(spec, ListenerTlsSpec)}
     clusters = {each.name: spec for each, spec in specs.items() if isinstance(spec, ClusterTlsSpec)}
     return TlsMaterial(listeners, clusters)
+
+
+def served_material(snapshot: Snapshot | None) -> TlsMaterial:
+    """What `snapshot` is served with."""
+    if snapshot is None:
+        return NO_MATERIAL
+    return TlsMaterial(
+        {each.name: each.tls for each in snapshot.listeners if each.tls is not None},
+        {each.name: each.tls for each in snapshot.clusters if each.tls is not None},
+    )
 
 
 def read_material(config: Config, *, now: float) -> TlsMaterial:

@@ -19,6 +19,7 @@ from proxy.config.faults import BadValue
 from proxy.config.interpolate import read_regular_file
 from proxy.config.material import (
     MAX_FILE_BYTES,
+    NO_MATERIAL,
     BadMaterial,
     TlsMaterial,
     TlsSection,
@@ -47,12 +48,19 @@ Spec = ListenerTlsSpec | ClusterTlsSpec
 class _Watched:
     """One listener's or cluster's files: what they were at the last look, and what they last came to."""
 
-    def __init__(self, section: TlsSection, now: float) -> None:
+    def __init__(self, section: TlsSection, now: float, last_good: Spec | None) -> None:
         self.section = section
         self._digest = _digest(section)
-        self.spec = section.read(now)
         self.problem = ""
         """What is wrong with the files as they are; empty while `spec` is what they hold."""
+        try:
+            self.spec = section.read(now)
+        except BadMaterial as error:
+            if last_good is None:
+                raise
+            self.spec = last_good
+            self.problem = str(error)
+            _log.error("%s: the last good certificates stay in use: %s", section, error)
 
     def look(self, now: float) -> bool:
         """Read the files again if they changed, or were wrong. True when there is something new to serve."""
@@ -87,12 +95,19 @@ def certificates_of(spec: Spec) -> tuple[CertificateSpec, ...]:
 class CertificateWatcher:
     """Keeps what the TLS settings come to current, and calls `on_change` after each change."""
 
-    def __init__(self, config: Config, on_change: Callable[[], None], *, clock: Clock) -> None:
-        """Reads everything. Raises `BadMaterial` when anything is wrong at the start."""
+    def __init__(
+        self,
+        config: Config,
+        on_change: Callable[[], None],
+        *,
+        clock: Clock,
+        last_good: TlsMaterial = NO_MATERIAL,
+    ) -> None:
+        """Reads everything. Raises `BadMaterial` when anything is wrong at the start that `last_good` has not."""
         self._clock = clock
         self._on_change = on_change
         now = clock.wall()
-        self._watched = [_Watched(section, now) for section in tls_sections(config)]
+        self._watched = [_Watched(each, now, last_good.of(each)) for each in tls_sections(config)]
         self._warned: dict[CertificateSpec, int] = {}
         self._task: asyncio.Task[None] | None = None
         self.reloads_total = 0

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from proxy.clock import Clock
 from proxy.config.addresses import NamedAddress
 from proxy.config.build import SlotAllocator, build_snapshot, unresolved_names
+from proxy.config.material import NO_MATERIAL, TlsMaterial
 from proxy.config.schema import Config
 from proxy.controlplane.certificates import CertificateWatcher
 from proxy.controlplane.resolver import Lookup, Resolver, WatchedName
@@ -19,7 +20,8 @@ from proxy.snapshot import Snapshot
 class Sources:
     """The sources of one configuration; `on_change` is called when the next snapshot would differ.
 
-    `known` are the last good addresses by `host:port`. Raises `ConfigError` when certificate files are not right.
+    `known` are the last good addresses by `host:port`, `last_good` the last good certificates. Raises `ConfigError`
+    when the files of other certificates are not right.
     """
 
     def __init__(
@@ -31,9 +33,10 @@ class Sources:
         rng: random.Random,
         lookup: Lookup,
         known: Mapping[str, tuple[TcpAddress, ...]],
+        last_good: TlsMaterial = NO_MATERIAL,
     ) -> None:
         self.config = config
-        self.certificates = CertificateWatcher(config, on_change, clock=clock)
+        self.certificates = CertificateWatcher(config, on_change, clock=clock, last_good=last_good)
         self.resolver = Resolver(
             watched_names(config), on_change, clock=clock, rng=rng, lookup=lookup, known=known
         )

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import websockets
 from support import settings
+from support.certificates import Authority
 from support.client import Client, OpenClient
 from support.daemon import ROOT, Daemon, StartDaemon, free_port
 from support.origin import OK, Exchange, Origin
@@ -294,6 +296,33 @@ def test_a_new_control_with_a_faulty_file_serves_the_last_good_one(
     assert (
         reload(daemon).stdout.startswith("applied") or status(daemon)["generation"] > before["generation"] + 1
     )
+    daemon.stop()
+
+
+def test_a_new_control_serves_the_last_good_certificates(
+    start_daemon: StartDaemon, origin: Origin, path: str, tmp_path: Path
+) -> None:
+    """A key that is broken on disk stops neither the workers nor a control that starts meanwhile."""
+    origin.on(path, OK)
+    authority = Authority()
+    files = authority.write(tmp_path, "127.0.0.1")
+    listener = settings.listener("tls", tls={"certificates": [files.config()]})
+    daemon = start_daemon(config(origin, listeners=[listener]))
+    before = status(daemon)
+    Path(files.key).write_text("no key")
+    os.kill(before["control"]["pid"], signal.SIGKILL)
+    wait_for(
+        lambda: answers(daemon) and status(daemon)["control"]["pid"] != before["control"]["pid"],
+        "control",
+        60.0,
+    )
+    applied(daemon, before["generation"] + 1)
+    assert "homeport_certificates_failing 1.0" in daemon.admin("/metrics")[1].decode()
+    context = ssl.create_default_context(cafile=authority.write_ca(tmp_path))
+    with socket.create_connection(daemon.address("tls")) as sock:
+        with context.wrap_socket(sock, server_hostname="127.0.0.1") as secure:
+            secure.sendall(b"GET %b HTTP/1.1\r\nHost: t.test\r\n\r\n" % path.encode())
+            assert secure.recv(15) == b"HTTP/1.1 200 OK"
     daemon.stop()
 
 

@@ -89,8 +89,8 @@ class Daemon:
         connection = http.client.HTTPConnection(name, int(port), timeout=LIMIT_S)
         try:
             connection.request("GET", path, headers={"Host": host} if host else {})
-            reply = connection.getresponse()
-            return reply.status, reply.read()
+            with connection.getresponse() as reply:
+                return reply.status, reply.read()
         finally:
             connection.close()
 
