@@ -459,9 +459,13 @@ def test_a_reader_that_stalls_is_cut(
     assert proxy.rss_bytes() - before < 40 * MIB
 
 
-def test_a_session_is_resumed(proxy: Daemon, connect: OpenClient, secrets: Secrets, path: str) -> None:
+def test_a_session_is_resumed(start_daemon: StartDaemon, secrets: Secrets, origin: Origin, path: str) -> None:
+    """By the worker that it began with: others have other keys for their tickets."""
+    config = settings.simple(origin.address, workers=1)
+    config["listeners"] = [secure("tls", secrets.first)]
+    daemon = start_daemon(config)
     context = secrets.context("1.2")
-    host, port = proxy.address("tls")
+    host, port = daemon.address("tls")
     sessions = []
     for session in (None, "last"):
         raw = socket.create_connection((host, port), timeout=15)  # type: ignore[arg-type]
@@ -472,6 +476,7 @@ def test_a_session_is_resumed(proxy: Daemon, connect: OpenClient, secrets: Secre
             assert sock.recv(65536).startswith(b"HTTP/1.1 200")
             sessions.append(sock.session)
             assert sock.session_reused is bool(session)
+    daemon.stop()
 
 
 def test_a_foreign_ticket_means_a_full_handshake(
