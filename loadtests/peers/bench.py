@@ -143,7 +143,7 @@ class Bench:
         return [
             row
             for row in self._settings.rows
-            if (row is SATURATION or not proxy.bare) and (proxy.tls or not row.tls)
+            if (row is SATURATION or not proxy.variant) and (proxy.tls or not row.tls)
         ]
 
     def _rounds(self, running: list[Running]) -> None:
@@ -192,7 +192,7 @@ class Bench:
             return
         count = memory.possible(connections)
         for proxy in self._settings.proxies:
-            if proxy.bare or (up := self._start(proxy, origins)) is None:
+            if proxy.variant or (up := self._start(proxy, origins)) is None:
                 continue
             into[proxy.name] = self._hold(f"{count} {name}: {proxy.name}", up, count, measure)
             self._children.stop(up.child)

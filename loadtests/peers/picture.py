@@ -31,7 +31,7 @@ GROUP_WIDTH = 0.86
 
 def draw(results: Results, path: Path) -> None:
     """Write a PNG; what was not measured is left out."""
-    names = [name for name in results.versions if not proxies.BY_NAME[name].bare]
+    names = [name for name in results.versions if not proxies.BY_NAME[name].variant]
     figure = Figure(figsize=(13, 8.6), layout="constrained")
     grid = figure.add_gridspec(2, 3, height_ratios=(1.25, 1))
     _cpu(figure.add_subplot(grid[0, :]), results, names)

@@ -27,6 +27,13 @@ class Launch:
     environment: dict[str, str] = field(default_factory=dict)
 
 
+VARIANTS = {
+    "bare": "the same, bare: none of the duties",
+    "2w": "the same, two workers on that core",
+}
+"""Titles of the rows that show them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Proxy:
     """One competitor."""
@@ -39,8 +46,9 @@ class Proxy:
     launch: Callable[[str, Place], Launch]
     """Writes the configuration into the place's directory and returns the command for the program at a
     path."""
-    bare: bool = False
-    """Forwards and does nothing else: none of the duties."""
+    variant: str = ""
+    """What sets it apart from the proxy whose name comes before the `-`, one of `VARIANTS`. Measured at saturation
+    alone."""
     tls: bool = False
     """Listens with TLS too."""
 
@@ -132,10 +140,13 @@ def _aiohttp(binary: str, place: Place) -> Launch:
     return Launch([binary, "-m", "loadtests.peers.aiohttp_proxy", str(place.port), *origins])
 
 
-def _homeport(binary: str, place: Place) -> Launch:
-    config = place.directory / "homeport.yaml"
-    config.write_text(json.dumps(configs.homeport_config(place, free_port())))  # JSON is YAML
-    return Launch([binary, "-m", "proxy", "run", "-c", str(config)])
+def _homeport(workers: int) -> Callable[[str, Place], Launch]:
+    def launch(binary: str, place: Place) -> Launch:
+        config = place.directory / "homeport.yaml"
+        config.write_text(json.dumps(configs.homeport_config(place, free_port())))  # JSON is YAML
+        return Launch([binary, "-m", "proxy", "run", "-c", str(config), "--workers", str(workers)])
+
+    return launch
 
 
 PROXIES = (
@@ -143,8 +154,15 @@ PROXIES = (
         "homeport",
         _module("proxy"),
         _says("-c", "import proxy; print(proxy.__version__)"),
-        _homeport,
+        _homeport(1),
         tls=True,
+    ),
+    Proxy(
+        "homeport-2w",
+        _module("proxy"),
+        _says("-c", "import proxy; print(proxy.__version__)"),
+        _homeport(2),
+        variant="2w",
     ),
     Proxy("nginx", _on_path("nginx"), _says("-v"), _nginx(True), tls=True),
     Proxy("haproxy", _on_path("haproxy"), _says("-v"), _haproxy(True), tls=True),
@@ -152,8 +170,8 @@ PROXIES = (
     Proxy("traefik", _on_path("traefik"), _says("version"), _traefik),
     Proxy("caddy", _on_path("caddy"), _says("version"), _caddy),
     Proxy("aiohttp", _module("aiohttp"), _package("aiohttp"), _aiohttp),
-    Proxy("nginx-bare", _on_path("nginx"), _says("-v"), _nginx(False), bare=True),
-    Proxy("haproxy-bare", _on_path("haproxy"), _says("-v"), _haproxy(False), bare=True),
-    Proxy("envoy-bare", _envoy_binary, _says("--version"), _envoy(False), bare=True),
+    Proxy("nginx-bare", _on_path("nginx"), _says("-v"), _nginx(False), variant="bare"),
+    Proxy("haproxy-bare", _on_path("haproxy"), _says("-v"), _haproxy(False), variant="bare"),
+    Proxy("envoy-bare", _envoy_binary, _says("--version"), _envoy(False), variant="bare"),
 )
 BY_NAME = {proxy.name: proxy for proxy in PROXIES}

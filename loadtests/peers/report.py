@@ -17,13 +17,12 @@ from loadtests.peers.rows import BY_NAME, ROWS, SATURATION
 
 ABSENT = "–"
 FIGURES = ("cpu_us", "rps", "p50_ms", "p99_ms", "rss_bytes")
-BARE_TITLE = "the same, bare: none of the duties"
 QUIET = 0.03
 """Share of the proxy's core that others may have before the report says so."""
 
 
 def _columns(results: Results) -> list[str]:
-    return [name for name in results.versions if not proxies.BY_NAME[name].bare]
+    return [name for name in results.versions if not proxies.BY_NAME[name].variant]
 
 
 def _rows(results: Results) -> list[str]:
@@ -44,9 +43,10 @@ def _figure_table(results: Results, title: str, figure: str, form: str, style: b
     for row in _rows(results):
         values = [results.median(row, name, figure) for name in columns]
         table.add_row(BY_NAME[row].title, *(_text(value, form) for value in values))
-        bare = [results.median(row, f"{name}-bare", figure) for name in columns]
-        if row == SATURATION.name and any(value is not None for value in bare):
-            table.add_row(BARE_TITLE, *(_text(value, form) for value in bare), style="dim")
+        for variant, title in proxies.VARIANTS.items() if row == SATURATION.name else ():
+            values = [results.median(row, f"{name}-{variant}", figure) for name in columns]
+            if any(value is not None for value in values):
+                table.add_row(title, *(_text(value, form) for value in values), style="dim")
     return table
 
 
@@ -123,7 +123,7 @@ def notes(results: Results) -> list[str]:
             "are rough then, rates and latencies most of all; repeat on a quiet machine."
         )
     for name, duties in results.missing_duties.items():
-        if duties and not proxies.BY_NAME[name].bare:
+        if duties and not proxies.BY_NAME[name].variant:
             said.append(f"{name} does not make {', '.join(duties)}: it does less than the others.")
     said += [f"{name} did not run: {reason}" for name, reason in results.absent.items()]
     said += [f"invalid: {problem}" for problem in results.problems()]
