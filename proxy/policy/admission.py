@@ -128,11 +128,17 @@ def predicted_wait_s(ahead: float, permits: int, mean_s: float | None) -> float:
     """Seconds until a request gets a permit with `ahead` others before it, all `permits` being held for `mean_s` each.
 
     Little's law: permits/mean_s of them come free each second, and it takes ahead + 1. With 9 ahead, 5 permits and
-    0.1 s it is 0.2 s. Unknown (`None`) is 0: nobody is refused on a guess. Without permits it is infinite.
+    0.1 s it is 0.2 s. Without permits it is infinite. A time that is unknown (`None`) counts as 0: nobody is refused on
+    a guess.
     """
-    if mean_s is None:
-        return 0.0
-    return (ahead + 1.0) * mean_s / permits if permits > 0 else inf
+    if permits <= 0:
+        return inf
+    return (ahead + 1.0) * (mean_s or 0.0) / permits
+
+
+# The prediction is a mean, and waits behind n others spread by about 1/√n around it: a tenth more covers a hundred.
+# Without it one in fifty of those who were let in at three times the capacity waited in vain.
+CAUTION = 1.1
 
 
 # Tickets that are looked at for one that takes the endpoint which is free. Few wait with conditions (a retry that must
@@ -176,15 +182,15 @@ class PendingQueue(Generic[T]):
     ) -> Admitted[T] | Refused:
         """Let a request wait, or refuse it at once.
 
-        `deadline` is the request's own, the queue's timeout counts in any case. `elsewhere` are those who wait for
-        the same cluster in other workers; `permits` are those of all its usable endpoints, and `mean_s` how long one
-        is held.
+        `deadline` is the request's own, the queue's timeout counts in any case. `elsewhere` are those who wait for the
+        same cluster in other workers; `mean_s` is how long a permit is held; `permits` are those of all endpoints that
+        are usable, and of those that are about to be: with none there is nothing to wait for.
         """
         params = self._params
         rank = now + urgency * params.ageing_s
         deadline = min(deadline, now + params.timeout_s)
         wait_s = predicted_wait_s(self._ahead(rank, elsewhere), permits, mean_s)
-        if now + wait_s > deadline:
+        if now + CAUTION * wait_s > deadline:
             return Refused(Refusal.TOO_SLOW, _whole_seconds(wait_s))
         displaced = None
         if self._size + elsewhere >= params.max_pending:
