@@ -43,8 +43,9 @@ class OutlierParams:
     """Slower by less than this is never an outlier, whatever the factor."""
     min_requests: int = 10
     """Requests in the window below which an endpoint, or the rest together, is not judged by its window, ≥ 1."""
-    window_s: float = 30.0
-    """Seconds looked back. Short = quick and blind with little traffic."""
+    window_s: float = 10.0
+    """Seconds looked back. What begins is seen when it fills about half of the window; short = quick, and blind with
+    little traffic."""
     interval_s: float = 1.0
     """Seconds between two sweeps; a row of failures is looked at when it happens."""
     base_ejection_s: float = 30.0
