@@ -16,6 +16,9 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 # Every handler that a child may not inherit as ignored.
 _ALL_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
+# What the parent passes on to children that may not be able to handle it yet: it waits instead of ending them.
+_LATE_SIGNALS = (signal.SIGHUP, signal.SIGUSR1)
+
 
 def command(module: str, *arguments: str) -> list[str]:
     """The command that runs `module` of this package with this interpreter.
@@ -49,7 +52,7 @@ def start(module: str, arguments: Sequence[str], fds: Iterable[int] = ()) -> int
         # A descriptor copied onto itself loses close-on-exec (posix_spawn_file_actions_adddup2(3)).
         file_actions=[(os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds],
         setpgroup=0,
-        setsigmask=(),
+        setsigmask=_LATE_SIGNALS,
         setsigdef=_ALL_SIGNALS,
     )
 
@@ -59,6 +62,11 @@ def end_with_parent(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def unblock_signals() -> None:
+    """Take the signals that were kept back since the start of this process; to be called when all have handlers."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _LATE_SIGNALS)
 
 
 def reap() -> list[tuple[int, int]]:

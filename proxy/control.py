@@ -394,8 +394,6 @@ async def _run(control: Control, file: ConfigFile) -> int:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
-    # Until there is something to reload.
-    loop.add_signal_handler(signal.SIGHUP, lambda: None)
     starting = asyncio.ensure_future(control.start())  # noqa: TID251 its failure is reported below
     stop = asyncio.ensure_future(stopping.wait())  # noqa: TID251 cancelled below
     await asyncio.wait((starting, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -407,6 +405,7 @@ async def _run(control: Control, file: ConfigFile) -> int:
                 _log.info("listener %s on %s", name, address)
             _log.info("admin API on %s", control.admin_address)
             loop.add_signal_handler(signal.SIGHUP, lambda: spawn(control.reload(), name="reload"))
+            children.unblock_signals()
             watching = spawn(_watch(control, file, stopping), name="watch configuration")
         await stop
     except ConfigError as error:

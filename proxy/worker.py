@@ -176,6 +176,7 @@ class _Process:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._on_stop)
         loop.add_signal_handler(signal.SIGUSR1, self._worker.reopen_log)
+        children.unblock_signals()
         loop.add_reader(self._mailbox.fileno(), self._on_mail)
         await self._stopping.wait()
         loop.remove_reader(self._mailbox.fileno())
