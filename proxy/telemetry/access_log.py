@@ -11,6 +11,8 @@ Rules:
   thread; a record beyond that is dropped and counted.
 - A sink that fails (disk full, reader gone, no permission) costs the lines of that batch: they are counted,
   the first failure is logged, and the next batch tries again from opening the file.
+- Several workers write to one sink. Each write is one that the kernel does not mix with others': to a file it
+  appends a chunk; to a pipe it is at most `ATOMIC_BYTES`, and a line that is longer has its texts cut.
 - A line is always one line. Values that came from outside are written as ASCII: JSON escapes control
   characters, and each byte above 0x7f appears as `\\xNN`, because as latin-1 0x85 would be a line break and
   0x9b a terminal command to whoever reads the log with a Unicode-aware tool.
@@ -21,8 +23,9 @@ Standard library and orjson only: workers import this.
 import logging
 import os
 import select
+import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from queue import SimpleQueue
 
@@ -76,6 +79,10 @@ reads."""
 CHUNK_RECORDS = 64
 """Records formatted before a write. About 0.4 ms: the write releases the interpreter lock, so this is how
 long the event loop may wait for it, instead of the interpreter's 5 ms switch interval."""
+
+ATOMIC_BYTES = select.PIPE_BUF
+"""Bytes that a pipe takes as a whole, whoever else writes to it (pipe(7)): 4096 on Linux. A stream socket, which is
+what systemd gives a service, takes them as a whole too, though nobody promises it."""
 
 MAX_BATCHES = 8
 """Batches that may wait for the writer thread."""
@@ -176,6 +183,7 @@ class _Writer:
         self._queue = queue
         self._fd = -1
         self._torn = False
+        self._is_piecewise = False
         self._failed = False
         self._whole_lines_written = 0
         self._format = _Formatter()
@@ -199,12 +207,15 @@ class _Writer:
 
     def _write_batch(self, records: list[AccessRecord]) -> None:
         for start in range(0, len(records), CHUNK_RECORDS):
-            lines = self._lines(records[start : start + CHUNK_RECORDS])
+            lines: list[bytes] = []
+            self._whole_lines_written = 0
             try:
-                self._write(b"".join(lines))
+                self._open()
+                lines = self._lines(records[start : start + CHUNK_RECORDS])
+                self._write(lines)
             except OSError as error:
-                unformatted = max(len(records) - start - CHUNK_RECORDS, 0)
-                self.dropped += len(lines) - self._whole_lines_written + unformatted
+                unformatted = len(records) - start - (CHUNK_RECORDS if lines else 0)
+                self.dropped += len(lines) - self._whole_lines_written + max(unformatted, 0)
                 self._report(error)
                 self._close()
                 return
@@ -216,16 +227,26 @@ class _Writer:
         lines = []
         for record in records:
             try:
-                lines.append(self._format.line(record))
+                lines.append(self._line(record))
             except (ArithmeticError, AttributeError, OSError, TypeError, ValueError) as error:
                 self.dropped += 1
                 self._report(error)
         return lines
 
-    def _write(self, lines: bytes) -> None:
+    def _line(self, record: AccessRecord) -> bytes:
+        line = self._format.line(record)
+        text_bytes = MAX_TEXT_BYTES
+        while self._is_piecewise and len(line) > ATOMIC_BYTES and text_bytes > 1:
+            text_bytes //= 2
+            line = self._format.line(record, text_bytes)
+        return line
+
+    def _write(self, lines: list[bytes]) -> None:
         """Write all of `lines`; on failure `_whole_lines_written` says how many made it."""
-        self._whole_lines_written = 0
-        self._open()
+        for piece in _pieces(lines) if self._is_piecewise else [b"".join(lines)]:
+            self._write_piece(piece)
+
+    def _write_piece(self, lines: bytes) -> None:
         if self._torn:
             lines = b"\n" + lines
         view = memoryview(lines)
@@ -235,7 +256,7 @@ class _Writer:
                 written += self._write_some(view[written:])
         finally:
             done = lines[:written]
-            self._whole_lines_written = max(done.count(b"\n") - self._torn, 0)
+            self._whole_lines_written += max(done.count(b"\n") - self._torn, 0)
             if done:
                 self._torn = not done.endswith(b"\n")
 
@@ -255,6 +276,8 @@ class _Writer:
                 self._fd = 1
             else:
                 self._fd = os.open(self.sink, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            mode = os.fstat(self._fd).st_mode
+            self._is_piecewise = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1
@@ -271,6 +294,20 @@ class _Writer:
             _log.error("access log %s failed, records are dropped until it works: %s", self.sink, error)
 
 
+def _pieces(lines: list[bytes]) -> Iterator[bytes]:
+    """Whole lines joined up to `ATOMIC_BYTES`; a longer one alone."""
+    piece: list[bytes] = []
+    size = 0
+    for line in lines:
+        if piece and size + len(line) > ATOMIC_BYTES:
+            yield b"".join(piece)
+            piece, size = [], 0
+        piece.append(line)
+        size += len(line)
+    if piece:
+        yield b"".join(piece)
+
+
 class _Formatter:
     """Records to lines; keeps the last second's stamp, since a batch spans few seconds."""
 
@@ -278,8 +315,9 @@ class _Formatter:
         self._second = -1
         self._stamp = ""
 
-    def line(self, record: AccessRecord) -> bytes:
-        """One line with its line feed. Raises when a value is not as documented."""
+    def line(self, record: AccessRecord, text_bytes: int = MAX_TEXT_BYTES) -> bytes:
+        """One line with its line feed, with at most `text_bytes` of each value from outside. Raises when a value is not
+        as documented."""
         (
             time, request_id, client, listener, method, host, target, protocol, status, reason, outcome,
             route, cluster, endpoint, attempts, bytes_in, bytes_out, connect_s, first_byte_s, total_s,
@@ -287,13 +325,13 @@ class _Formatter:
         ) = record  # fmt: skip
         document = {
             "time": self._time(time),
-            "request_id": _text(request_id),
-            "client": _text(client),
+            "request_id": _text(request_id, text_bytes),
+            "client": _text(client, text_bytes),
             "listener": listener,
-            "method": _text(method),
-            "host": _text(host),
-            "target": _text(target),
-            "protocol": _text(protocol),
+            "method": _text(method, text_bytes),
+            "host": _text(host, text_bytes),
+            "target": _text(target, text_bytes),
+            "protocol": _text(protocol, text_bytes),
             "status": status,
             "reason": None if reason is None else reason.code,
             "outcome": outcome.value,
@@ -307,10 +345,10 @@ class _Formatter:
             "first_byte_s": _seconds(first_byte_s),
             "total_s": _seconds(total_s),
             "queue_s": _seconds(queue_s),
-            "data_key": _text(data_key),
+            "data_key": _text(data_key, text_bytes),
             "data_bytes": data_bytes,
-            "user_agent": _text(user_agent),
-            "forwarded_for": _text(forwarded_for),
+            "user_agent": _text(user_agent, text_bytes),
+            "forwarded_for": _text(forwarded_for, text_bytes),
         }
         return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 
@@ -323,14 +361,14 @@ class _Formatter:
         return f"{self._stamp}.{millisecond:03d}Z"
 
 
-def _text(value: bytes | str | None) -> str | None:
+def _text(value: bytes | str | None, limit_bytes: int) -> str | None:
     """A value from outside as bounded ASCII; bytes above 0x7f and DEL as `\\xNN`. `None` stays."""
     if value is None:
         return None
     if isinstance(value, str):
         value = value.encode("utf-8", "backslashreplace")
-    cut = len(value) > MAX_TEXT_BYTES
-    text = (value[:MAX_TEXT_BYTES] if cut else value).decode("ascii", "backslashreplace")
+    cut = len(value) > limit_bytes
+    text = (value[:limit_bytes] if cut else value).decode("ascii", "backslashreplace")
     if "\x7f" in text:
         text = text.replace("\x7f", "\\x7f")
     return text + "..." if cut else text

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import select
 import stat
 import threading
 import time
@@ -228,6 +229,40 @@ def test_the_bound_holds_when_the_sink_hangs(tmp_path, caplog):
         text += chunk
     os.close(reader)
     assert text.count(b"\n") == kept
+
+
+def test_writers_on_one_pipe_do_not_tear_each_others_lines(tmp_path):
+    """Whatever the kernel mixes, it is whole lines: no write is longer than a pipe takes at once."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    logs, got, count = [AccessLog(str(fifo)) for _ in range(2)], bytearray(), 400
+
+    def read():
+        with fifo.open("rb") as reader:
+            while part := reader.read(1 << 16):
+                got.extend(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(count):
+        for log in logs:
+            log.add(record(target=b"/%d/" % number + b"x" * (number * 7), user_agent=b"\x00" * (number * 3)))
+    for log in logs:
+        log.flush()
+    for log in logs:
+        log.close(LIMIT_S)
+    reader.join(LIMIT_S)
+    found = got.splitlines(keepends=True)
+    assert max(map(len, found)) <= select.PIPE_BUF
+    targets = sorted(orjson.loads(line)["target"].split("/")[1] for line in found)
+    assert targets == sorted([str(number) for number in range(count)] * 2)
+
+
+def test_a_file_gets_long_lines_whole(log, path):
+    log.add(record(target=b"/" + b"\x00" * MAX_TEXT_BYTES))
+    log.close(LIMIT_S)
+    assert len(path.read_bytes()) > select.PIPE_BUF
+    assert len(lines(path)[0]["target"]) == MAX_TEXT_BYTES + 3
 
 
 def test_a_record_that_is_not_as_documented_is_dropped_alone(log, path, caplog):
