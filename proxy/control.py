@@ -152,6 +152,8 @@ class Control:
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
         self._publishing = asyncio.Lock()
+        self.is_useless = asyncio.Event()
+        """What it would publish reaches nobody: it should end."""
 
     def __repr__(self) -> str:
         return f"Control({self._file!r}, generation {self._snapshot.generation if self._snapshot else 0})"
@@ -231,7 +233,12 @@ class Control:
         row = self._board.control_row
         row[C_ENDPOINT_SLOTS] = max(row[C_ENDPOINT_SLOTS], self._slots.high_water)
         workers = self._workers or config.workers or auto_workers()
-        self._addresses = await self._publisher.publish(snapshot, workers, source)
+        try:
+            self._addresses = await self._publisher.publish(snapshot, workers, source)
+        except ParentGone as error:
+            _log.error("the parent does not answer, another control may fare better: %s", error)
+            self.is_useless.set()
+            raise
         self._snapshot = snapshot
         self._reaper.on_snapshot(snapshot, now=self._clock.monotonic())
 
@@ -248,6 +255,8 @@ class Control:
                         await self._publish(sources, self._config, self._source)
                 except ConfigError as error:
                     _log.error("the last snapshot stays in use: %s", error)
+                except ParentGone:
+                    return
 
     # ------------------------------------------------------------------ reload
 
@@ -396,6 +405,7 @@ async def _run(control: Control, file: ConfigFile) -> int:
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     starting = asyncio.ensure_future(control.start())  # noqa: TID251 its failure is reported below
     stop = asyncio.ensure_future(stopping.wait())  # noqa: TID251 cancelled below
+    useless = asyncio.ensure_future(control.is_useless.wait())  # noqa: TID251 cancelled below
     await asyncio.wait((starting, stop), return_when=asyncio.FIRST_COMPLETED)
     watching: asyncio.Task[None] | None = None
     try:
@@ -407,18 +417,21 @@ async def _run(control: Control, file: ConfigFile) -> int:
             loop.add_signal_handler(signal.SIGHUP, lambda: spawn(control.reload(), name="reload"))
             children.unblock_signals()
             watching = spawn(_watch(control, file, stopping), name="watch configuration")
-        await stop
+        await asyncio.wait((stop, useless), return_when=asyncio.FIRST_COMPLETED)
+        return EXIT_FAILED if useless.done() else EXIT_OK
     except ConfigError as error:
         _log.error("cannot start: %s", error)
         return EXIT_FAILED
     except ParentGone:
         return EXIT_FAILED
     finally:
-        for task in (starting, stop, watching):
+        for task in (starting, stop, useless, watching):
             if task is not None:
                 task.cancel()
+        await asyncio.gather(
+            starting, return_exceptions=True
+        )  # it tidies up after itself when it is interrupted
         await control.stop()
-    return EXIT_OK
 
 
 async def _watch(control: Control, file: ConfigFile, stopping: asyncio.Event) -> None:
@@ -453,6 +466,16 @@ def _first_config(file: ConfigFile, last_good: int | None, board: Scoreboard) ->
         board.control_row[C_RELOAD_REFUSED_LAST] = 1
         source = unsealed(last_good)
         return source, file.parse_served(source)
+
+
+def is_acceptable(file: str) -> bool:
+    """Whether the configuration is without faults; they are on standard error if not."""
+    try:
+        ConfigFile(Path(file)).read()
+    except InvalidConfig as error:
+        print(error, file=sys.stderr)
+        return False
+    return True
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from proxy.model import Address, TcpAddress, UnixAddress
 
@@ -20,10 +20,11 @@ NOTSENT_LOWAT_BYTES = 64 * 1024
 _PROBE_S = 1.0
 
 
-def bind_socket(bind: Address) -> socket.socket:
+def bind_socket(bind: Address, *, overlapping: Sequence[socket.socket] = ()) -> socket.socket:
     """A listening, non-blocking socket on `bind`, with the options that accepted connections inherit.
 
-    A Unix socket's file that nobody listens on any more is replaced. Raises `OSError`.
+    A Unix socket's file that nobody listens on any more is replaced. The address may overlap those of `overlapping`,
+    our own sockets, as 0.0.0.0:80 and 127.0.0.1:80 do. Raises `OSError`.
     """
     if isinstance(bind, UnixAddress):
         family = socket.AF_UNIX
@@ -39,13 +40,26 @@ def bind_socket(bind: Address) -> socket.socket:
             _set_options(sock)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if overlapping:
+                _allow_overlap([sock, *overlapping], True)
             sock.bind((bind.host, bind.port))
         sock.setblocking(False)
         sock.listen(BACKLOG)
     except OSError:
         sock.close()
         raise
+    finally:
+        _allow_overlap(overlapping, False)
+    if overlapping:
+        _allow_overlap([sock], False)
     return sock
+
+
+def _allow_overlap(sockets: Iterable[socket.socket], is_allowed: bool) -> None:
+    """The kernel lets listening sockets overlap when all of them say so while the last is bound (socket(7),
+    SO_REUSEPORT). Only for that moment: for good it would let a second daemon share the port by mistake."""
+    for sock in sockets:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_allowed)
 
 
 def _set_options(sock: socket.socket) -> None:
@@ -77,24 +91,33 @@ def bound_address(sock: socket.socket) -> Address:
 
 
 class ListeningSockets:
-    """The open listening sockets by what they were asked for."""
+    """The open listening sockets by what they were asked for.
+
+    Sockets that somebody else bound, the service manager, are used for listeners on their address and kept while there
+    is none: he goes on listening, and nobody else can have the address.
+    """
 
     def __init__(self, inherited: Iterable[socket.socket] = ()) -> None:
-        """`inherited` are sockets that somebody else bound; each is used for the first listener on its address."""
         self._open: dict[str, socket.socket] = {}
-        self._inherited = list(inherited)
+        self._inherited = set(inherited)
+        self._spare = list(self._inherited)
 
     def __repr__(self) -> str:
         return f"ListeningSockets({', '.join(self._open)})"
 
-    @property
-    def by_key(self) -> Mapping[str, socket.socket]:
-        """The sockets by key."""
-        return self._open
+    def describe(self) -> list[tuple[str, int, bool]]:
+        """Key (empty when none uses it), descriptor, and whether it was inherited, of each socket."""
+        keyed = [*self._open.items(), *(("", sock) for sock in self._spare)]
+        return [(key, sock.fileno(), sock in self._inherited) for key, sock in keyed]
 
-    def restore(self, key: str, sock: socket.socket) -> None:
-        """Take over a socket that was open under `key` before a re-exec."""
-        self._open[key] = sock
+    def restore(self, key: str, sock: socket.socket, *, is_inherited: bool) -> None:
+        """Take over a socket that was described so before a re-exec."""
+        if is_inherited:
+            self._inherited.add(sock)
+        if key:
+            self._open[key] = sock
+        else:
+            self._spare.append(sock)
 
     def update(self, wanted: Mapping[str, Address]) -> list[socket.socket]:
         """Have a socket for each of `wanted`, in its order, and close those that are not wanted any more.
@@ -105,33 +128,56 @@ class ListeningSockets:
         for key, bind in wanted.items():
             if key not in self._open:
                 try:
-                    made[key] = self._take_inherited(bind) or bind_socket(bind)
+                    made[key] = self._take_spare(bind) or self._bind(bind, wanted)
                 except OSError as error:
                     for sock in made.values():
-                        _close(sock)
+                        self._drop(sock)
                     raise BindFailed(key, error) from error
-        unwanted = [key for key in self._open if key not in wanted]
-        for key in unwanted:
-            _close(self._open.pop(key))
+        for key in [key for key in self._open if key not in wanted]:
+            self._drop(self._open.pop(key))
         self._open |= made
         return [self._open[key] for key in wanted]
 
     def close(self) -> None:
         """Close all."""
-        for sock in [*self._open.values(), *self._inherited]:
-            _close(sock)
+        for sock in self._open.values():
+            self._drop(sock)
+        for sock in self._spare:
+            sock.close()
         self._open.clear()
+        self._spare.clear()
         self._inherited.clear()
 
-    def _take_inherited(self, bind: Address) -> socket.socket | None:
-        for sock in self._inherited:
+    def _take_spare(self, bind: Address) -> socket.socket | None:
+        for sock in self._spare:
             if bound_address(sock) == bind:
-                self._inherited.remove(sock)
+                self._spare.remove(sock)
                 sock.setblocking(False)
                 if isinstance(bind, TcpAddress):
                     _set_options(sock)
                 return sock
         return None
+
+    def _bind(self, bind: Address, wanted: Mapping[str, Address]) -> socket.socket:
+        try:
+            return bind_socket(bind)
+        except OSError as error:
+            leaving = [sock for key, sock in self._open.items() if key not in wanted]
+            overlapping = [sock for sock in leaving if _has_port_of(sock, bind)]
+            if error.errno != errno.EADDRINUSE or not overlapping:
+                raise
+        return bind_socket(bind, overlapping=overlapping)
+
+    def _drop(self, sock: socket.socket) -> None:
+        if sock in self._inherited:
+            self._spare.append(sock)
+        else:
+            _close(sock)
+
+
+def _has_port_of(sock: socket.socket, bind: Address) -> bool:
+    bound = bound_address(sock)
+    return isinstance(bound, TcpAddress) and isinstance(bind, TcpAddress) and bound.port == bind.port
 
 
 class BindFailed(Exception):

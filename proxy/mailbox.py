@@ -8,6 +8,7 @@ here: a full channel says so, and the sender tries again later.
 Standard library only: the parent and the workers import this.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -55,7 +56,8 @@ class Channel:
         return self._sock.fileno()
 
     def send(self, body: dict[str, Any], fds: Sequence[int] = ()) -> bool:
-        """Send a message with copies of `fds`; false when the channel is full, and then nothing was sent.
+        """Send a message with copies of `fds`; false when there is no room for it now, and then nothing was sent: the
+        channel is full, or more descriptors are on their way than a process may have open.
 
         Raises `OSError` when the other end is closed.
         """
@@ -63,6 +65,10 @@ class Channel:
         try:
             self._sock.sendmsg([json.dumps(body).encode()], control)
         except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS:
+                raise
             return False
         return True
 

@@ -8,6 +8,7 @@ Standard library only.
 """
 
 import argparse
+import importlib
 import json
 import logging
 import os
@@ -67,14 +68,24 @@ def main() -> None:
     parser.add_argument("--config")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--resume", type=int, help="descriptor of what a re-exec handed over")
-    parser.add_argument("--preflight", action="store_true", help="only show that the program starts")
+    parser.add_argument("--preflight", action="store_true", help="only show that it would start")
     parser.add_argument("--parent", type=int, help="who started the preflight")
     options = parser.parse_args()
     if options.preflight:
-        sys.exit(0)
+        sys.exit(_preflight(options.config))
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT.format(role="parent"))
     raise_descriptor_limit()
     sys.exit(_supervisor(options).run())
+
+
+def _preflight(config: str) -> int:
+    """Exit code 0 when every program of the daemon starts, and takes the configuration for good.
+
+    Imports by name, in a process that ends then: the parent itself needs none of it.
+    """
+    importlib.import_module("proxy.worker")
+    control = importlib.import_module("proxy.control")
+    return 0 if control.is_acceptable(config) else 2
 
 
 def _supervisor(options: argparse.Namespace) -> Supervisor:
@@ -91,8 +102,8 @@ def _supervisor(options: argparse.Namespace) -> Supervisor:
         (Channel.from_fd(_keep(r)), Channel.from_fd(_keep(w))) for r, w in state.get("mailboxes", ())
     ]
     sockets = ListeningSockets(take_listen_fds(os.environ, os.getpid()))
-    for key, fd in state.get("sockets", {}).items():
-        sockets.restore(key, socket.socket(fileno=_keep(fd)))
+    for key, fd, is_inherited in state.get("sockets", ()):
+        sockets.restore(key, socket.socket(fileno=_keep(fd)), is_inherited=is_inherited)
     workforce = Workforce(board, mailboxes)
     for worker in state.get("workers", ()):
         workforce.restore(worker["slot"], worker["pid"], worker["kill_at"])
@@ -107,7 +118,8 @@ def _supervisor(options: argparse.Namespace) -> Supervisor:
         reexec=lambda old: _reexec(old, arguments),
     )
     if state:
-        supervisor.resume(state["control"], {name: _keep(fd) for name, fd in state["kept"].items()})
+        kept = {name: _keep(fd) for name, fd in state["kept"].items()}
+        supervisor.resume(state["control"], kept, state["drain_timeout_s"])
     return supervisor
 
 
@@ -136,7 +148,7 @@ def _reexec(supervisor: Supervisor, arguments: list[str]) -> None:
     """Become the installed program, with all children and descriptors. Returns when that fails."""
     state = supervisor.describe()
     handed_over = sealed(json.dumps(state).encode(), "homeport-state")
-    kept = [handed_over, state["board"], *state["sockets"].values(), *state["kept"].values()]
+    kept = [handed_over, state["board"], *(fd for _, fd, _ in state["sockets"]), *state["kept"].values()]
     kept += [fd for pair in state["mailboxes"] for fd in pair]
     for fd in kept:
         os.set_inheritable(fd, True)

@@ -71,7 +71,8 @@ class ControlProcess:
 
     def __init__(self, board: Scoreboard, arguments: list[str]) -> None:
         self._board = board
-        self._arguments = arguments
+        self.arguments = arguments
+        """From the command line."""
         self.pid = 0
         self.channel: Channel | None = None
         self.start_at = 0.0
@@ -93,7 +94,7 @@ class ControlProcess:
         self._pulse = Pulse(now, CONTROL_PULSE)
         ours, theirs = channel_pair()
         fds = [self._board.fd, theirs.fileno()]
-        arguments = [*self._arguments, "--board", str(self._board.fd), "--channel", str(theirs.fileno())]
+        arguments = [*self.arguments, "--board", str(self._board.fd), "--channel", str(theirs.fileno())]
         for name, fd in kept.items():
             fds.append(fd)
             arguments += [f"--{name}", str(fd)]
@@ -171,9 +172,12 @@ class Supervisor:
         self._kept: dict[str, int] = {}
         """Descriptors of what was published last: `snapshot`, for the workers and the next control, and `last-good`,
         the configuration it was made from."""
+        self._old_drain_timeout_s = 0.0
         self._monotonic = monotonic
         self._reexec = reexec
         self._poll = select.poll()
+        self._control_fd = -1
+        """The end of control's channel that is listened to; -1 = none."""
         self._is_draining = False
         self._is_forced = False
         self._preflight = 0
@@ -185,10 +189,12 @@ class Supervisor:
         row[P_STARTED_MS] = int(monotonic() * 1000)
         row[P_STATE] = STATE_STARTING
 
-    def resume(self, control_pid: int, kept: Mapping[str, int]) -> None:
-        """Go on after a re-exec: control `control_pid` gives way to a new one, which begins where it ended."""
+    def resume(self, control_pid: int, kept: Mapping[str, int], drain_timeout_s: float) -> None:
+        """Go on after a re-exec: control `control_pid` gives way to a new one, which begins where it ended. Until that
+        publishes, a stop gives the workers `drain_timeout_s`."""
         self._is_resumed = True
         self._kept = dict(kept)
+        self._old_drain_timeout_s = drain_timeout_s
         self.board.parent_row[P_STATE] = STATE_RUNNING
         self.control.pid = control_pid
         self.control.stop(self._monotonic())
@@ -208,6 +214,10 @@ class Supervisor:
         self.sockets.close()
         self.workforce.close()
         return self._exit_code
+
+    @property
+    def _drain_timeout_s(self) -> float:
+        return self.assignment.drain_timeout_s if self.assignment is not None else self._old_drain_timeout_s
 
     def _step(self, now: float) -> None:
         """One turn: what ended, what is due, what is stuck."""
@@ -267,7 +277,7 @@ class Supervisor:
         self._is_draining = True
         self.board.parent_row[P_STATE] = STATE_DRAINING
         self.notifier.tell("STOPPING=1")
-        timeout_s = self.assignment.drain_timeout_s if self.assignment is not None else 0.0
+        timeout_s = self._drain_timeout_s
         _log.info("draining for at most %g s; signal again to stop at once", timeout_s)
         # The workers take what waits in the backlog, then theirs are the last copies to be closed.
         self.sockets.close()
@@ -288,7 +298,13 @@ class Supervisor:
     def _start_control(self, now: float) -> None:
         self.control.start(self._kept, now)
         if self.control.channel is not None:
-            self._poll.register(self.control.channel.fileno(), select.POLLIN)
+            self._control_fd = self.control.channel.fileno()
+            self._poll.register(self._control_fd, select.POLLIN)
+
+    def _ignore_control(self) -> None:
+        if self._control_fd >= 0:
+            self._poll.unregister(self._control_fd)
+            self._control_fd = -1
 
     def _on_exit(self, pid: int, code: int, now: float) -> None:
         if pid == self.control.pid:
@@ -300,8 +316,7 @@ class Supervisor:
             self.workforce.on_exit(pid, code, now)  # others are orphans that PID 1 inherits
 
     def _on_control_exit(self, code: int, now: float) -> None:
-        if self.control.channel is not None:
-            self._poll.unregister(self.control.channel.fileno())
+        self._ignore_control()
         pause_s = self.control.on_exit(code, now)
         if self._is_draining:
             return
@@ -314,22 +329,21 @@ class Supervisor:
 
     def _on_control_readable(self, fd: int) -> None:
         channel = self.control.channel
-        if channel is None or channel.fileno() != fd:
+        if channel is None or fd != self._control_fd:
             return
         try:
             message = channel.receive()
-        except EOFError:
-            self._poll.unregister(fd)
-            self._poll.register(fd, 0)  # the exit itself comes as a signal
-            return
-        if message is not None:
-            self._on_publish(channel, message)
+            if message is not None:
+                self._on_publish(channel, message)
+        except (EOFError, OSError):
+            # It is gone, perhaps in the middle of a publication: its exit comes as a signal.
+            self._ignore_control()
 
     def _on_publish(self, channel: Channel, message: Message) -> None:
         """Control says what to serve: accept all of it, or nothing."""
         body = message.body
-        if self._is_draining:
-            message.close()
+        if self._is_draining or len(message.fds) != 2:
+            message.close()  # descriptors get lost when there is no room for them here: control tries again
             return
         wanted = {listener["key"]: decode_address(listener["bind"]) for listener in body["listeners"]}
         try:
@@ -362,11 +376,14 @@ class Supervisor:
     # ------------------------------------------------------------------ re-exec
 
     def _begin_reexec(self) -> None:
-        """See first whether the installed program starts at all: an exec cannot be taken back."""
+        """See first whether the installed program starts and likes the file: an exec cannot be taken back."""
         if self._is_draining or self._preflight:
             return
+        if self.board.parent_row[P_STATE] != STATE_RUNNING:
+            _log.error("still starting, cannot be replaced yet")
+            return
         try:
-            self._preflight = children.start("proxy.parent", ["--preflight"])
+            self._preflight = children.start("proxy.parent", ["--preflight", *self.control.arguments])
         except OSError as error:
             _log.error("the installed program cannot be started, this one goes on: %s", error)
             return
@@ -374,7 +391,7 @@ class Supervisor:
 
     def _finish_preflight(self, code: int) -> None:
         if code:
-            _log.error("the installed program does not start (%d), this one goes on", code)
+            _log.error("the installed program would not start (%d), this one goes on", code)
         elif not self._is_draining:
             _log.info("replacing the daemon")
             self._reexec(self)
@@ -384,7 +401,7 @@ class Supervisor:
         return {
             "board": self.board.fd,
             "control": self.control.pid,
-            "sockets": {key: sock.fileno() for key, sock in self.sockets.by_key.items()},
+            "sockets": self.sockets.describe(),
             "mailboxes": [[end.fileno() for end in slot.mailbox] for slot in self.workforce.slots],
             "workers": [
                 {"slot": slot.number, "pid": slot.pid, "kill_at": slot.kill_at}
@@ -392,4 +409,5 @@ class Supervisor:
                 if slot.pid
             ],
             "kept": self._kept,
+            "drain_timeout_s": self._drain_timeout_s,
         }

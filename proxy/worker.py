@@ -28,7 +28,7 @@ from proxy.dataplane.plane import Plane
 from proxy.mailbox import Channel, Message, unsealed
 from proxy.scoreboard import W_ACCEPTING, W_GENERATION, Scoreboard
 from proxy.snapshot import Snapshot
-from proxy.snapshot_codec import decode_snapshot
+from proxy.snapshot_codec import OtherVersion, decode_snapshot
 from proxy.table import Table
 from proxy.telemetry.access_log import AccessLog
 
@@ -205,7 +205,11 @@ class _Process:
             message.close()  # meant for a predecessor in this slot
             return
         snapshot_fd, *socket_fds = message.fds
-        snapshot = decode_snapshot(unsealed(snapshot_fd))
+        try:
+            snapshot = decode_snapshot(unsealed(snapshot_fd))
+        except OtherVersion:
+            message.close()  # meant for a predecessor, of the program from before a re-exec
+            return
         os.close(snapshot_fd)
         names = message.body["listeners"]
         sockets = {name: socket.socket(fileno=fd) for name, fd in zip(names, socket_fds, strict=True)}
@@ -215,6 +219,7 @@ class _Process:
             # cycles behind, so it may also look less often; with 10 000 connections each full look takes milliseconds.
             gc.freeze()
             gc.set_threshold(20_000, 20, 50)
+            _log.info("serving, process %d", os.getpid())
         self._generation = generation
 
     async def _drain(self) -> int:

@@ -1,0 +1,396 @@
+"""The parent's own decisions, with children that do nothing: its loop is turned by hand, its clock stands."""
+
+import os
+import signal
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+from support.wait import wait_for
+
+from proxy import children
+from proxy.listening import ListeningSockets
+from proxy.mailbox import Channel, sealed
+from proxy.scoreboard import (
+    C_ENDPOINT_SLOTS,
+    E_IN_FLIGHT,
+    E_RETRIES,
+    P_CONTROL_STARTS,
+    P_STATE,
+    S_EXIT,
+    S_STARTS,
+    S_STATE,
+    S_STUCK,
+    SLOT_EMPTY,
+    SLOT_RETIRING,
+    SLOT_SERVING,
+    SLOT_WAITING,
+    STATE_DRAINING,
+    STATE_RUNNING,
+    W_ACCEPTED,
+    W_CONNECTIONS,
+    W_GENERATION,
+    W_HEARTBEAT_MS,
+    Scoreboard,
+)
+from proxy.supervisor import ControlProcess, Supervisor
+from proxy.systemd import Notifier
+from proxy.workforce import RETIRE_SLACK_S, Assignment, Workforce
+
+WORKERS = 2
+
+
+class World:
+    """A supervisor; `spawned` are its children, which sleep, with copies of the descriptors they got."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        self.spawned = []
+        self.reexecs = []
+        monkeypatch.setattr(children, "start", self._start)
+        self.board = Scoreboard(workers=4, endpoints=2)
+        self.workforce = Workforce(self.board)
+        self.supervisor = self.new_supervisor()
+
+    def new_supervisor(self):
+        return Supervisor(
+            board=self.board,
+            control=ControlProcess(self.board, ["--config", "f"]),
+            workforce=self.workforce,
+            sockets=ListeningSockets(),
+            notifier=Notifier({}, 1),
+            monotonic=lambda: self.now,
+            reexec=self.reexecs.append,
+        )
+
+    def _start(self, module, arguments, fds=()):
+        process = subprocess.Popen(["sleep", "1000"], process_group=0)
+        copies = {fd: os.dup(fd) for fd in fds}
+        self.spawned.append(SimpleNamespace(module=module, arguments=arguments, process=process, fds=copies))
+        return process.pid
+
+    def running(self, module):
+        return [each for each in self.spawned if each.module == module and each.process.returncode is None]
+
+    def step(self, seconds=0.0):
+        self.now += seconds
+        self.supervisor._step(self.now)
+
+    def control_end(self):
+        """What control has of its channel."""
+        started = self.running("proxy.control")[-1]
+        fd = int(started.arguments[started.arguments.index("--channel") + 1])
+        return Channel.from_fd(os.dup(started.fds[fd]))
+
+    def publish(self, channel, generation=1, workers=WORKERS):
+        fd = sealed(b"snapshot", "test")
+        body = {"generation": generation, "workers": workers, "drain_timeout_s": 7.0, "listeners": []}
+        channel.send(body, (fd, fd))
+        os.close(fd)
+
+    def hear(self):
+        self.supervisor._on_control_readable(self.supervisor.control.channel.fileno())
+
+    def serve(self):
+        """Control publishes, workers start and serve it."""
+        self.step()
+        channel = self.control_end()
+        self.publish(channel)
+        self.hear()
+        self.step()
+        for worker in range(WORKERS):
+            self.beat(worker)
+        self.step()
+        channel.close()
+
+    def beat(self, worker):
+        row = self.board.worker_row(worker)
+        row[W_HEARTBEAT_MS], row[W_GENERATION] = int(self.now * 1000), 1
+
+    def kill(self, pid):
+        """End a child, and have the supervisor notice."""
+        (child,) = [each for each in self.spawned if each.process.pid == pid]
+        os.kill(pid, signal.SIGKILL)
+        # Left for the supervisor to reap.
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        child.process.returncode = -9
+
+    def close_copies(self):
+        for each in self.spawned:
+            while each.fds:
+                os.close(each.fds.popitem()[1])
+
+    def states(self):
+        return [self.board.slot_row(each)[S_STATE] for each in range(4)]
+
+    def close(self):
+        for each in self.spawned:
+            if each.process.returncode is None:
+                each.process.kill()
+                each.process.returncode = -9
+        self.close_copies()
+        children_left = {each.process.pid for each in self.spawned}
+        wait_for(lambda: not children_left & set(_alive(children_left)))
+        self.workforce.close()
+        if self.supervisor.control.channel is not None:
+            self.supervisor.control.channel.close()
+        for fd in self.supervisor.describe()["kept"].values():
+            os.close(fd)
+
+
+def _alive(pids):
+    for pid in pids:
+        try:
+            if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                yield pid
+        except ChildProcessError:
+            pass
+
+
+@pytest.fixture
+def world(monkeypatch):
+    made = World(monkeypatch)
+    yield made
+    made.close()
+
+
+def test_from_nothing_to_serving(world):
+    world.serve()
+    assert world.states() == [SLOT_SERVING, SLOT_SERVING, SLOT_EMPTY, SLOT_EMPTY]
+    assert world.board.parent_row[P_STATE] == STATE_RUNNING
+    assert [each.module for each in world.spawned] == ["proxy.control", "proxy.worker", "proxy.worker"]
+
+
+def test_control_dies_while_it_publishes(world):
+    """Its message is whole and counts; there is nobody to answer, which must not end the parent."""
+    world.step()
+    channel = world.control_end()
+    world.publish(channel)
+    world.close_copies()
+    channel.close()
+    world.kill(world.spawned[0].process.pid)
+    world.hear()
+    assert world.supervisor.assignment.generation == 1
+    world.step()
+    world.step()
+    assert world.states()[:2] == [SLOT_SERVING] * 2
+    assert world.board.parent_row[P_CONTROL_STARTS] == 2
+    assert "--snapshot" in world.running("proxy.control")[0].arguments
+
+
+def test_control_that_closed_its_channel_is_not_listened_to_in_a_loop(world):
+    world.step()
+    world.close_copies()
+    ready = world.supervisor._poll.poll(0)
+    assert [fd for fd, _ in ready] == [world.supervisor.control.channel.fileno()]
+    world.hear()
+    assert world.supervisor._poll.poll(0) == []
+
+
+def test_a_publication_without_its_snapshot_changes_nothing(world):
+    """Descriptors are lost when the receiver has no room for them."""
+    world.step()
+    channel = world.control_end()
+    channel.send({"generation": 1, "workers": 2, "drain_timeout_s": 7.0, "listeners": []})
+    world.hear()
+    assert world.supervisor.assignment is None
+    channel.close()
+
+
+def test_a_refused_publication_keeps_the_last(world, tmp_path):
+    world.serve()
+    channel = world.control_end()
+    fd = sealed(b"next", "test")
+    (tmp_path / "file").write_text("no socket")
+    listener = {"name": "edge", "key": "k", "bind": [str(tmp_path / "file")]}
+    channel.send({"generation": 2, "workers": 2, "drain_timeout_s": 7.0, "listeners": [listener]}, (fd, fd))
+    os.close(fd)
+    world.hear()
+    assert channel.receive().body["accepted"] == 1
+    refused = channel.receive().body
+    assert (refused["refused"], refused["key"]) == (2, "k") and "no socket" in refused["error"]
+    assert world.supervisor.assignment.generation == 1
+    channel.close()
+
+
+def test_control_that_could_not_start_ends_the_daemon_with_its_code(world):
+    world.step()
+    world.spawned[0].process.terminate()
+    os.waitid(os.P_PID, world.spawned[0].process.pid, os.WEXITED | os.WNOWAIT)
+    world.spawned[0].process.returncode = -15
+    world.step()
+    assert world.supervisor._exit_code == 1
+
+
+def test_a_dead_workers_gauges_are_cleared_and_its_counters_kept(world):
+    world.serve()
+    world.board.control_row[C_ENDPOINT_SLOTS] = 2
+    worker, endpoint = world.board.worker_row(0), world.board.endpoint_row(0, 1)
+    worker[W_CONNECTIONS], worker[W_ACCEPTED] = 5, 50
+    endpoint[E_IN_FLIGHT], endpoint[E_RETRIES] = 3, 30
+    world.kill(world.workforce.slots[0].pid)
+    world.step()
+    assert (worker[W_CONNECTIONS], worker[W_ACCEPTED]) == (0, 50)
+    assert (endpoint[E_IN_FLIGHT], endpoint[E_RETRIES]) == (0, 30)
+    row = world.board.slot_row(0)
+    assert (row[S_STARTS], row[S_EXIT], row[S_STATE]) == (2, -9, SLOT_SERVING)
+
+
+def test_a_crash_loop_is_slowed_down_and_spares_the_others(world):
+    world.serve()
+    other = world.workforce.slots[1].pid
+    starts = []
+    for _ in range(200):
+        if world.workforce.slots[0].pid:
+            starts.append(world.now)
+            world.kill(world.workforce.slots[0].pid)
+        world.beat(1)
+        world.step(0.125)
+    pauses = [round(b - a, 3) for a, b in zip(starts, starts[1:], strict=False)]
+    assert pauses == [0.125, 0.375, 0.625, 1.125, 2.125, 4.125, 8.125]
+    assert world.states()[0] == SLOT_WAITING
+    assert world.workforce.slots[1].pid == other
+
+
+def test_a_stuck_worker_is_killed_and_counted(world):
+    world.serve()
+    stuck = world.workforce.slots[0].pid
+    os.kill(stuck, signal.SIGSTOP)
+    wait_for(lambda: children.usage(stuck)[1], "it to stand still")
+
+    def is_replaced():
+        world.beat(1)
+        world.step(0.1)
+        return world.workforce.slots[0].pid not in (0, stuck)
+
+    wait_for(is_replaced, "another worker")
+    assert world.board.slot_row(0)[S_STUCK] == 1
+    assert world.board.slot_row(1)[S_STUCK] == 0
+
+
+def test_fewer_and_more_workers(world):
+    world.serve()
+    os.kill(world.workforce.slots[1].pid, signal.SIGSTOP)  # takes its time to retire
+    channel = world.control_end()
+    world.publish(channel, 2, workers=1)
+    world.hear()
+    world.step()
+    assert world.states() == [SLOT_SERVING, SLOT_RETIRING, SLOT_EMPTY, SLOT_EMPTY]
+    world.publish(channel, 3, workers=3)
+    world.hear()
+    world.step()
+    assert world.states() == [SLOT_SERVING, SLOT_RETIRING, SLOT_SERVING, SLOT_SERVING]
+    channel.close()
+
+
+def test_a_worker_that_does_not_end_in_time_is_killed(world):
+    world.serve()
+    retiring = world.workforce.slots[1]
+    pid = retiring.pid
+    os.kill(pid, signal.SIGSTOP)  # deaf to SIGTERM
+    retiring.retire(world.now, 7.0)
+    world.step(7.0 + RETIRE_SLACK_S - 0.1)
+    assert retiring.pid == pid
+    world.step(0.2)
+    wait_for(lambda: world.step() or retiring.pid == 0, "its end")
+    assert retiring.pid == 0 and retiring.state == SLOT_EMPTY
+
+
+def test_nothing_is_replaced_before_it_runs(world):
+    """A new program would take over a daemon that serves nothing, and think that it does."""
+    world.step()
+    world.supervisor._begin_reexec()
+    assert [each.module for each in world.spawned] == ["proxy.control"]
+    world.publish(channel := world.control_end())
+    channel.close()
+
+
+def test_a_preflight_decides(world):
+    world.serve()
+    for code in (1, 0):
+        world.supervisor._begin_reexec()
+        preflight = world.running("proxy.parent")[-1]
+        assert preflight.arguments == ["--preflight", "--config", "f"]
+        preflight.process.kill()
+        preflight.process.wait()
+        world.supervisor._on_exit(preflight.process.pid, code, world.now)
+    assert world.reexecs == [world.supervisor]
+
+
+def test_after_a_re_exec_old_workers_leave_when_new_ones_serve(world):
+    world.serve()
+    state = world.supervisor.describe()
+    assert state["drain_timeout_s"] == 7.0
+    old = [each["pid"] for each in state["workers"]]
+    mailboxes = [slot.mailbox for slot in world.workforce.slots]
+    world.workforce = Workforce(world.board, mailboxes)
+    for worker in state["workers"]:
+        world.workforce.restore(worker["slot"], worker["pid"], worker["kill_at"])
+    world.supervisor.control.channel.close()
+    world.supervisor = world.new_supervisor()
+    world.supervisor.resume(state["control"], state["kept"], state["drain_timeout_s"])
+    world.kill(state["control"])
+    world.step()
+    world.step()
+    channel = world.control_end()
+    world.publish(channel, 2)
+    world.hear()
+    world.step()
+    assert world.states() == [SLOT_SERVING] * 4
+    for worker in (2, 3):
+        world.board.worker_row(worker)[W_GENERATION] = 2
+    world.step()
+    assert world.states() == [SLOT_RETIRING] * 2 + [SLOT_SERVING] * 2
+    assert old == [slot.pid for slot in world.workforce.slots[:2]]
+    world.close_copies()
+    with os.scandir("/proc/self/fd") as entries:
+        files = [os.readlink(entry.path) for entry in entries]
+    assert sum("memfd:test" in file for file in files) == 2, "what was published before is let go"
+    channel.close()
+
+
+def test_a_stop_right_after_a_re_exec_still_drains(world):
+    """Before control has published again, the workers get the time that they had."""
+    world.serve()
+    kept = world.supervisor.describe()["kept"]
+    world.supervisor.control.channel.close()
+    world.supervisor = world.new_supervisor()
+    world.supervisor.resume(0, kept, 7.0)
+    world.supervisor._on_stop()
+    assert world.board.parent_row[P_STATE] == STATE_DRAINING
+    assert world.workforce.slots[0].kill_at == world.now + 7.0 + RETIRE_SLACK_S
+
+
+def test_fifty_replacements_leave_no_descriptor(world):
+    world.serve()
+    world.close_copies()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(50):
+        slot = world.workforce.slots[0]
+        world.kill(slot.pid)
+        world.beat(1)
+        world.step()
+        world.now = max(world.now, slot.start_at)
+        world.step()
+        world.close_copies()
+        reader = slot.mailbox[0]
+        reader.receive().close()
+    assert world.board.slot_row(0)[S_STARTS] == 51
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_full_mailbox_is_tried_again(world):
+    world.serve()
+    slot = world.workforce.slots[0]
+    while slot.mailbox[1].send({"x": "x" * 1000}):
+        pass
+    slot.sent = 0
+    fd = os.dup(world.supervisor.assignment.snapshot_fd)
+    assignment = Assignment(2, WORKERS, (), 7.0, fd, ())
+    world.workforce.step(assignment, world.now)
+    assert slot.sent == 0 and not slot.is_ready
+    while message := slot.mailbox[0].receive():
+        message.close()
+    world.workforce.step(assignment, world.now)
+    assert slot.sent == 2
+    os.close(fd)
