@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,20 @@ class Daemon:
     """`homeport run` in a process of its own, with its error output in a file."""
 
     def __init__(
-        self, config: dict[str, Any], folder: Path, *, nofile: tuple[int, int] | None = None
+        self,
+        config: dict[str, Any],
+        folder: Path,
+        *,
+        nofile: tuple[int, int] | None = None,
+        arguments: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+        root: Path = ROOT,
+        listen: Sequence[socket.socket] = (),
+        own_group: bool = False,
+        wait: bool = True,
     ) -> None:
+        """`root` is where the package is; `listen` are sockets handed over as systemd does; with `own_group` it has a
+        process group of its own, as a shell gives to its jobs; with `wait` it is ready afterwards."""
         self.config = {"admin": {"bind": f"127.0.0.1:{free_port()}"}, **config}
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / "homeport.yaml"
@@ -48,22 +60,39 @@ class Daemon:
         self._stderr = folder / "stderr.txt"
         self._stdout = folder / "stdout.txt"
 
-        def limit_descriptors() -> None:
+        def prepare() -> None:
             if nofile is not None:
                 resource.setrlimit(resource.RLIMIT_NOFILE, nofile)
+            if own_group:
+                os.setpgid(0, 0)
+            if listen:
+                os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(listen)))
+                high = [
+                    os.dup2(sock.fileno(), 200 + index, inheritable=False)
+                    for index, sock in enumerate(listen)
+                ]
+                for index, fd in enumerate(high):
+                    os.dup2(fd, 3 + index)
+                # `env` is of this process alone; exec takes what is in os.environ.
+                command = [sys.executable, "-m", "proxy", "run", "-c", str(self.file), *arguments]
+                os.execve(command[0], command, {**os.environ, **variables})
 
+        variables = {"PYTHONUNBUFFERED": "1", **(environ or {})}
+        path = [str(root), *filter(None, [variables.get("PYTHONPATH")])]
+        variables["PYTHONPATH"] = os.pathsep.join(path)
         with self._stderr.open("wb") as stderr, self._stdout.open("wb") as stdout:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "proxy", "run", "-c", str(self.file)],
+                [sys.executable, "-m", "proxy", "run", "-c", str(self.file), *arguments],
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
-                preexec_fn=limit_descriptors,
+                preexec_fn=prepare,
             )
         try:
-            wait_for(self._is_ready, "the daemon to become ready", 30.0)
+            if wait:
+                self.wait_ready()
         except BaseException:
             self.kill()
             raise
@@ -71,6 +100,32 @@ class Daemon:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    def wait_ready(self) -> None:
+        """Return when it serves."""
+        wait_for(self._is_ready, "the daemon to become ready", 30.0)
+
+    def status(self) -> dict[str, Any]:
+        """The document of `/api/v1/status`."""
+        code, body = self.admin("/api/v1/status")
+        assert code == 200, body
+        found: dict[str, Any] = json.loads(body)
+        return found
+
+    def workers(self) -> dict[int, int]:
+        """Process id of the worker in each slot that serves."""
+        return {one["id"]: one["pid"] for one in self.status()["workers"] if one["state"] == "serving"}
+
+    def metrics(self) -> dict[str, float]:
+        """Value of each series of `/metrics`, by its name with its labels as written."""
+        lines = self.admin("/metrics")[1].decode().splitlines()
+        pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
+        return {name: float(value) for name, value in pairs}
+
+    def worker_of(self, sock: socket.socket) -> int:
+        """Process id of the worker that holds the other end of a client's TCP connection."""
+        inode = _inode_of_peer(sock)
+        return next(pid for pid in _children(self.pid) if f"socket:[{inode}]" in _files(pid))
 
     def address(self, listener: str = "plain") -> tuple[str, int] | str:
         """Where the listener called `listener` takes connections."""
@@ -166,6 +221,32 @@ def _children(pid: int) -> list[int]:
         for child in task.read_text().split():
             found += [int(child), *_children(int(child))]
     return found
+
+
+def descriptors(pid: int) -> int:
+    """How many files a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def _files(pid: int) -> set[str]:
+    found = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.add(os.readlink(entry))
+        except OSError:
+            pass  # closed meanwhile
+    return found
+
+
+def _inode_of_peer(sock: socket.socket) -> str:
+    """The inode of the socket at the other end, on this machine (proc_net_tcp(5))."""
+    table = "tcp6" if sock.family == socket.AF_INET6 else "tcp"
+    local, remote = (f"{name[1]:04X}" for name in (sock.getpeername(), sock.getsockname()))
+    for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[1].endswith(f":{local}") and fields[2].endswith(f":{remote}") and fields[9] != "0":
+            return fields[9]
+    raise AssertionError("nobody accepted the connection")
 
 
 def _rss_bytes(pid: int) -> int:
