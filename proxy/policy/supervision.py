@@ -42,14 +42,19 @@ class Restarts:
 class PulseParams:
     """When a process without a heartbeat is taken as stuck."""
 
+    stopped_s: float = 0.3
+    """Silence of a process that the kernel says is stopped: two heartbeats, and no doubt about it."""
     silent_s: float = 0.5
-    """Silence of a process that is stopped, or that burns CPU all the while."""
+    """Silence of one that burns CPU all the while."""
     burnt_s: float = 0.4
     """CPU seconds used since the last heartbeat that tell an endless loop from a process that gets no CPU."""
     blocked_s: float = 10.0
     """Silence of one that does neither: it may wait for a disk, or for its turn on a busy machine."""
     start_s: float = 30.0
     """Time from the start to the first heartbeat."""
+    look_s: float = 0.15
+    """Silence that the time between two looks counts for at most. Whoever looks late was kept from running too, perhaps
+    with the whole machine, and the silence may be nobody's fault."""
 
 
 class Pulse:
@@ -60,33 +65,34 @@ class Pulse:
     time without coming round, or when it has lasted very long.
     """
 
-    __slots__ = ("_beat_ms", "_burnt_at_beat_s", "_looked_at", "_params", "_since")
+    __slots__ = ("_beat_ms", "_burnt_at_beat_s", "_looked_at", "_params", "_silent_s")
 
     def __init__(self, started_at: float, params: PulseParams = PulseParams()) -> None:
         self._params = params
         self._beat_ms = 0
         self._burnt_at_beat_s = 0.0
-        self._since = self._looked_at = started_at
+        self._silent_s = 0.0
+        self._looked_at = started_at
 
     def __repr__(self) -> str:
-        return f"Pulse(beat_ms={self._beat_ms}, since={self._since})"
+        return f"Pulse(beat_ms={self._beat_ms}, silent_s={self._silent_s:.3f})"
 
     def is_stuck(self, beat_ms: int, *, burnt_s: float, is_stopped: bool, now: float) -> bool:
-        """Whether the process should be replaced. To be asked several times within `silent_s`.
+        """Whether the process should be replaced. To be asked several times within `stopped_s`.
 
         `beat_ms` is its last heartbeat, 0 before the first; `burnt_s` its CPU time so far, in seconds.
         """
         params = self._params
         gap, self._looked_at = now - self._looked_at, now
         if beat_ms != self._beat_ms:
-            self._beat_ms, self._burnt_at_beat_s, self._since = beat_ms, burnt_s, now
+            self._beat_ms, self._burnt_at_beat_s, self._silent_s = beat_ms, burnt_s, 0.0
             return False
-        if gap > params.silent_s / 2:
-            # Whoever asks was kept from running too, so the silence may be nobody's fault.
-            self._since = max(self._since, now - params.silent_s / 2)
-        silent_s = now - self._since
+        self._silent_s += min(max(gap, 0.0), params.look_s)
+        silent_s = self._silent_s
         if not beat_ms:
             return silent_s >= params.start_s
-        if silent_s >= params.silent_s and (is_stopped or burnt_s - self._burnt_at_beat_s >= params.burnt_s):
+        if is_stopped and silent_s >= params.stopped_s:
+            return True
+        if silent_s >= params.silent_s and burnt_s - self._burnt_at_beat_s >= params.burnt_s:
             return True
         return silent_s >= params.blocked_s

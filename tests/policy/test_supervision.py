@@ -34,6 +34,11 @@ def looks(pulse, seconds, beat_ms=None, burnt_s=lambda now: 0.0, is_stopped=Fals
     return None
 
 
+def about(seconds):
+    """Within one look."""
+    return pytest.approx(seconds, abs=0.11)
+
+
 def beaten(now=1.0):
     """A pulse whose last beat was at `now`."""
     pulse = Pulse(0.0)
@@ -47,34 +52,41 @@ def test_a_process_that_beats_is_alive():
 
 def test_an_endless_loop_is_stuck_soon():
     """It burns CPU all the time and never comes round."""
-    assert looks(beaten(), 9.0, 1000, burnt_s=lambda now: now, start=1.0) == pytest.approx(1.5)
+    assert looks(beaten(), 9.0, 1000, burnt_s=lambda now: now, start=1.0) == about(1.5)
 
 
 def test_a_stopped_process_is_stuck_soon():
-    assert looks(beaten(), 9.0, 1000, is_stopped=True, start=1.0) == pytest.approx(1.5)
+    assert looks(beaten(), 9.0, 1000, is_stopped=True, start=1.0) == about(1.3)
 
 
 def test_a_process_that_gets_no_cpu_is_given_time():
     """On a machine with more work than cores a healthy process may be silent; it is not killed for that."""
     starved = looks(beaten(), 19.0, 1000, burnt_s=lambda now: (now - 1.0) * 0.03, start=1.0)
-    assert starved == pytest.approx(11.0)
+    assert starved == about(11.0)
 
 
 def test_a_look_that_came_late_proves_nothing():
     """Whoever asks was held up too: the whole machine may have been suspended."""
     pulse = beaten()
     assert not pulse.is_stuck(1000, burnt_s=1.0, is_stopped=True, now=11.0)
-    assert looks(pulse, 20.0, 1000, is_stopped=True, start=11.0) == pytest.approx(11.3)
+    assert looks(pulse, 20.0, 1000, is_stopped=True, start=11.0) == about(11.2)
+
+
+def test_looks_that_always_come_late_find_it_in_the_end():
+    """On a machine that is busy without an end each look may be late."""
+    pulse = beaten()
+    late = [pulse.is_stuck(1000, burnt_s=9.0, is_stopped=False, now=1.0 + 0.4 * look) for look in range(1, 9)]
+    assert late == [False] * 3 + [True] * 5
 
 
 def test_a_start_may_take_longer_than_a_beat():
     assert looks(Pulse(0.0), 29.0, 0, burnt_s=lambda now: now) is None
-    assert looks(Pulse(0.0), 40.0, 0) == pytest.approx(30.0)
+    assert looks(Pulse(0.0), 40.0, 0) == about(30.0)
 
 
 def test_parameters():
     pulse = Pulse(0.0, PulseParams(silent_s=1.0, burnt_s=0.2, blocked_s=2.0, start_s=5.0))
-    assert looks(pulse, 9.0, 0) == pytest.approx(5.0)
+    assert looks(pulse, 9.0, 0) == about(5.0)
 
 
 def test_time_that_goes_backwards_kills_nobody():
