@@ -1,7 +1,8 @@
 """`python -m proxy.worker`: a process of the data plane. It serves from the last snapshot it was given, come what may.
 
 The parent gives it a slot of the scoreboard and a mailbox; through that come snapshots and listening sockets. Signals
-from the parent: SIGTERM drains and ends it, a second one ends it at once; SIGUSR1 reopens the access log.
+from the parent: SIGTERM drains and ends it, SIGINT ends it at once; SIGUSR1 reopens the access log. A second SIGTERM
+means no more than one: a service manager may send it to each process of the daemon, and then the parent does.
 
 Nothing of the control plane's libraries is imported here, directly or not; import-linter checks it.
 """
@@ -174,7 +175,8 @@ class _Process:
     async def run(self) -> int:
         """Serve until told to stop. Returns the exit code."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._on_stop)
+        loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        loop.add_signal_handler(signal.SIGINT, self._on_force)
         loop.add_signal_handler(signal.SIGUSR1, self._worker.reopen_log)
         children.unblock_signals()
         loop.add_reader(self._mailbox.fileno(), self._on_mail)
@@ -185,9 +187,8 @@ class _Process:
         finally:
             self._worker.stop()
 
-    def _on_stop(self) -> None:
-        if self._stopping.is_set():
-            self._forced.set()
+    def _on_force(self) -> None:
+        self._forced.set()
         self._stopping.set()
 
     def _on_mail(self) -> None:
@@ -223,7 +224,7 @@ class _Process:
         self._generation = generation
 
     async def _drain(self) -> int:
-        """Let exchanges finish, unless a second signal forces the end."""
+        """Let exchanges finish, unless a signal forces the end."""
         drain = asyncio.ensure_future(self._worker.drain())  # noqa: TID251 awaited below, needs no name
         forced = asyncio.ensure_future(self._forced.wait())  # noqa: TID251 cancelled below
         await asyncio.wait((drain, forced), return_when=asyncio.FIRST_COMPLETED)

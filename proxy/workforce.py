@@ -246,7 +246,7 @@ class Workforce:
         for slot in self.slots:
             if slot.pid:
                 slot.kill_at = now + FORCE_S
-                children.send(slot.pid, signal.SIGTERM)
+                children.send(slot.pid, signal.SIGINT)
 
     def close(self) -> None:
         """Close the mailboxes."""

@@ -5,18 +5,18 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support import settings
 from support.client import Client, request
+from support.crowd import Tunnel, answered, echo, is_whole
 from support.daemon import ROOT, Daemon, StartDaemon, descriptors
 from support.faults import SLOW_CONTROL, Faults
 from support.origin import OK, Exchange, Origin
 from support.wait import LIMIT_S, wait_for
 from support.wire import Cut
-from test_processes import Tunnel, answered, echo, is_whole
 
 from proxy.controlplane.cores import auto_workers
 from proxy.listening import bind_socket
@@ -209,17 +209,29 @@ def held(exchange: Exchange) -> None:
     exchange.send(OK)
 
 
-def test_ctrl_c_is_for_the_parent(start_daemon: StartDaemon, origin: Origin, path: str) -> None:
-    """A terminal sends SIGINT to the whole group: workers and control are none of it, so requests finish."""
+def ctrl_c(daemon: Daemon) -> None:
+    """What a terminal does: SIGINT to the whole process group, which is the parent's alone."""
+    os.killpg(daemon.pid, signal.SIGINT)
+
+
+def stop_all(daemon: Daemon) -> None:
+    """What systemd does by default: SIGTERM to every process of the service."""
+    for pid in [*children(daemon.pid), daemon.pid]:
+        os.kill(pid, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("stop", [ctrl_c, stop_all])
+def test_a_stop_of_all_processes_drains_too(
+    start_daemon: StartDaemon, origin: Origin, path: str, stop: Callable[[Daemon], None]
+) -> None:
     origin.on(path, held)
     daemon = start_daemon(settings.simple(origin.address, workers=2), own_group=True)
     pids = children(daemon.pid)
     with Client(daemon.address()) as client:
         client.send(request("GET", path))
         exchange = origin.only(path)
-        os.killpg(daemon.pid, signal.SIGINT)
+        stop(daemon)
         wait_for(lambda: "draining" in daemon.stderr(), "the drain")
-        assert daemon.status()["state"] == "draining"
         exchange.events.put("go")
         assert client.reply().status == 200
     assert daemon.wait() == 0
