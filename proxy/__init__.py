@@ -6,6 +6,10 @@ Map of the package, from the pure core outwards; imports point from the bottom o
     clock tasks             the only access to time and to tasks
     policy/                 pure decisions: routes, pickers
     scoreboard              gauges and counters in single-writer rows
+    mailbox listening       messages with descriptors between processes; listening sockets
+    children systemd        child processes; what a service manager wants to hear
+    snapshot_codec          snapshots as bytes
+    workforce supervisor    the parent's part: worker slots; the loop that starts and replaces
     tls                     certificates and keys to the contexts that connections are made with
     config/                 the YAML file: models, faults with line and column, the snapshot made from it
     telemetry/              metrics over the scoreboard, the access log
@@ -13,8 +17,8 @@ Map of the package, from the pure core outwards; imports point from the bottom o
     dataplane/              the request path: protocol callbacks around one state machine per exchange
     controlplane/           name resolution and other periodic work
     admin/                  the admin API and its client
-    worker control          composition roots: one data plane, one control plane
-    daemon cli              `homeport run`; flags, exit codes, output for people
+    parent control worker   composition roots, a process each: parent, control plane, data plane
+    cli                     flags, exit codes, output for people
     demo/                   `homeport demo`: sample endpoints, load, summary
 
 The data plane reaches none of the control plane's libraries; import-linter checks it.

@@ -20,6 +20,7 @@ from typing import Any
 
 # The kernel passes at most this many descriptors with a message (SCM_MAX_FD in include/net/scm.h).
 MAX_DESCRIPTORS = 253
+# The longest message names the listeners: 128 with the longest names and paths make 44 KiB and take 130 descriptors.
 MAX_MESSAGE_BYTES = 64 * 1024
 
 
