@@ -44,6 +44,7 @@ from proxy.scoreboard import (
     C_HEARTBEAT_MS,
     C_RELOAD_REFUSED_LAST,
     C_RELOADED_AT,
+    P_GENERATION,
     RELOAD_WORDS,
     Scoreboard,
 )
@@ -228,7 +229,9 @@ class Control:
 
     async def _publish(self, sources: Sources, config: Config, source: bytes) -> None:
         """Have what `sources` come to served. Raises `ConfigError`, and then the last snapshot is served on."""
-        generation = self._snapshot.generation + 1 if self._snapshot else 1
+        # The parent knows of generations that a control of another version cannot read.
+        last = self._snapshot.generation if self._snapshot is not None else 0
+        generation = max(last, self._board.parent_row[P_GENERATION]) + 1
         snapshot = sources.build(generation, self._slots)
         row = self._board.control_row
         row[C_ENDPOINT_SLOTS] = max(row[C_ENDPOINT_SLOTS], self._slots.high_water)

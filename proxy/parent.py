@@ -153,6 +153,11 @@ def _reexec(supervisor: Supervisor, arguments: list[str]) -> None:
     for fd in kept:
         os.set_inheritable(fd, True)
     environ = children.environment() | supervisor.notifier.restored_environ()
+    signal.pthread_sigmask(signal.SIG_BLOCK, EARLY_SIGNALS)
+    for number in supervisor.unseen_signals():
+        # Blocked, they wait for the next program; in the pipe they would be lost with this one.
+        if number != signal.SIGCHLD:
+            os.kill(os.getpid(), number)
     try:
         _exec([*arguments, "--resume", str(handed_over)], environ)
     except OSError as error:

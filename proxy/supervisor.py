@@ -178,10 +178,12 @@ class Supervisor:
         self._poll = select.poll()
         self._control_fd = -1
         """The end of control's channel that is listened to; -1 = none."""
+        self._wakeup = -1
         self._is_draining = False
         self._is_forced = False
         self._preflight = 0
         self._preflight_until = 0.0
+        self._is_replacing = False
         self._next_watchdog = 0.0
         self._exit_code: int | None = None
         row = board.parent_row
@@ -202,7 +204,7 @@ class Supervisor:
     def run(self) -> int:
         """Run until everything has ended. Returns the exit code: 0 after a drain, 1 when forced, control's own when it
         could not start."""
-        wakeup = self._catch_signals()
+        wakeup = self._wakeup = self._catch_signals()
         self._poll.register(wakeup, select.POLLIN)
         while self._exit_code is None:
             self._step(self._monotonic())
@@ -237,6 +239,11 @@ class Supervisor:
         self.control.check(now)
         if self._preflight and now >= self._preflight_until:
             children.send(self._preflight, signal.SIGKILL)
+        if self._is_replacing:
+            # Not before every exit was seen to: the next program would wait for children that were reaped here.
+            self._is_replacing = False
+            _log.info("replacing the daemon")
+            self._reexec(self)
         if self.notifier.watchdog_s and now >= self._next_watchdog:
             self._next_watchdog = now + self.notifier.watchdog_s / 2
             self.notifier.tell("WATCHDOG=1")
@@ -338,6 +345,9 @@ class Supervisor:
         except (EOFError, OSError):
             # It is gone, perhaps in the middle of a publication: its exit comes as a signal.
             self._ignore_control()
+        except (KeyError, TypeError, ValueError):
+            # Whatever it was, the parent goes on.
+            _log.exception("control sent something that cannot be understood")
 
     def _on_publish(self, channel: Channel, message: Message) -> None:
         """Control says what to serve: accept all of it, or nothing."""
@@ -393,8 +403,14 @@ class Supervisor:
         if code:
             _log.error("the installed program would not start (%d), this one goes on", code)
         elif not self._is_draining:
-            _log.info("replacing the daemon")
-            self._reexec(self)
+            self._is_replacing = True
+
+    def unseen_signals(self) -> bytes:
+        """The numbers of signals that came and were not acted upon."""
+        try:
+            return os.read(self._wakeup, 512)
+        except BlockingIOError:
+            return b""
 
     def describe(self) -> dict[str, Any]:
         """What a re-exec must not lose."""

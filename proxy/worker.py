@@ -205,14 +205,19 @@ class _Process:
         if generation <= self._generation:
             message.close()  # meant for a predecessor in this slot
             return
+        names = message.body["listeners"]
+        if len(message.fds) != 1 + len(names):
+            _log.error("no descriptor is left for generation %d, the last one is served on", generation)
+            message.close()
+            return
         snapshot_fd, *socket_fds = message.fds
         try:
             snapshot = decode_snapshot(unsealed(snapshot_fd))
-        except OtherVersion:
-            message.close()  # meant for a predecessor, of the program from before a re-exec
+        except OtherVersion as error:
+            _log.error("generation %d: %s; signal the daemon SIGUSR2 after an upgrade", generation, error)
+            message.close()
             return
         os.close(snapshot_fd)
-        names = message.body["listeners"]
         sockets = {name: socket.socket(fileno=fd) for name, fd in zip(names, socket_fds, strict=True)}
         self._worker.apply(snapshot, sockets, message.body["workers"])
         if not self._generation:

@@ -143,6 +143,9 @@ class WorkerSlot:
     def on_exit(self, code: int, now: float) -> None:
         """The worker has ended."""
         self._board.clear_gauges(self.number)
+        # What it did not read holds descriptors: a listening socket would stay open with nobody to accept from it.
+        while (message := self.mailbox[0].receive()) is not None:
+            message.close()
         self.pid = self.row[S_PID] = 0
         self.row[S_EXIT] = code
         if self._state == SLOT_RETIRING or self.is_old:
@@ -215,7 +218,8 @@ class Workforce:
         for slot in self.slots:
             if slot.state == SLOT_WAITING and now >= slot.start_at:
                 slot.start(now)
-            if slot.pid and not slot.is_old and slot.sent < assignment.generation:
+            is_served = slot.state == SLOT_SERVING and slot.pid and not slot.is_old
+            if is_served and slot.sent < assignment.generation:
                 slot.deliver(assignment)
         if self.is_ready(assignment):
             for slot in self.slots:

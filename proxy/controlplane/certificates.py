@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
+from pathlib import Path
 
 from proxy.clock import Clock
 from proxy.config.certificates import date_text
@@ -183,8 +184,15 @@ class CertificateWatcher:
     def _complain_of_open_keys(self) -> None:
         for each in self._watched:
             for key in each.section.keys:
-                if key.stat().st_mode & _OTHERS_MAY_READ:
+                if _is_open_to_others(key):
                     _log.warning("%s: every user of this machine can read the key %s", each.section, key)
+
+
+def _is_open_to_others(key: Path) -> bool:
+    try:
+        return bool(key.stat().st_mode & _OTHERS_MAY_READ)
+    except OSError:
+        return False  # gone, while the last good one is served on
 
 
 def _digest(section: TlsSection) -> bytes:

@@ -314,6 +314,8 @@ def test_a_preflight_decides(world):
         preflight.process.kill()
         preflight.process.wait()
         world.supervisor._on_exit(preflight.process.pid, code, world.now)
+    assert world.reexecs == []  # other children may have ended in the same turn
+    world.step()
     assert world.reexecs == [world.supervisor]
 
 
@@ -394,3 +396,31 @@ def test_a_full_mailbox_is_tried_again(world):
     world.workforce.step(assignment, world.now)
     assert slot.sent == 2
     os.close(fd)
+
+
+def test_what_a_dead_worker_did_not_read_is_closed(world):
+    """It holds listening sockets, which would stay open with nobody to accept from them."""
+    world.serve()
+    slot = world.workforce.slots[0]
+    reader, writer = os.pipe()
+    assert slot.mailbox[1].send({"serve": 9}, (writer,))
+    os.close(writer)
+    slot.on_exit(-9, world.now)
+    assert slot.mailbox[0].receive() is None
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+
+
+def test_a_retiring_worker_gets_no_mail(world):
+    """It does not read it any more."""
+    world.serve()
+    slot = world.workforce.slots[0]
+    while (message := slot.mailbox[0].receive()) is not None:
+        message.close()
+    slot.retire(world.now, 5.0)
+    channel = world.control_end()
+    world.publish(channel, generation=2)
+    world.hear()
+    world.step()
+    assert slot.mailbox[0].receive() is None
+    channel.close()
