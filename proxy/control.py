@@ -22,7 +22,7 @@ from proxy.clock import Clock, SystemClock
 from proxy.config.build import SlotAllocator
 from proxy.config.diff import describe_changes
 from proxy.config.faults import Fault, InvalidConfig
-from proxy.config.load import load_bytes, locate, read_file
+from proxy.config.load import ConfigFile, locate
 from proxy.config.material import NO_MATERIAL, TlsMaterial, served_material
 from proxy.config.schema import Config
 from proxy.config.watch import changes
@@ -30,7 +30,7 @@ from proxy.controlplane.cores import auto_workers
 from proxy.controlplane.parent_link import ParentGone, ParentLink
 from proxy.controlplane.reloading import ReloadOutcome, ReloadReport
 from proxy.controlplane.resolver import Lookup, system_lookup
-from proxy.controlplane.slots import SlotReaper
+from proxy.controlplane.slots import SlotReaper, held_slots
 from proxy.controlplane.sources import Sources, known_addresses
 from proxy.errors import ConfigError
 from proxy.mailbox import Channel, unsealed
@@ -81,34 +81,6 @@ class Publisher(Protocol):
         """Have it served, and the configuration's text kept. Returns the listeners' actual addresses; raises
         `ConfigError`, and then the last one is served on."""
         ...
-
-
-class ConfigFile:
-    """The configuration's file: what is in it now, and what was when it was last looked at."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._seen = b""
-
-    def __repr__(self) -> str:
-        return f"ConfigFile({str(self.path)!r})"
-
-    def read(self) -> tuple[bytes, Config]:
-        """The file's text and what it says. Raises `InvalidConfig`. Takes about a second per MiB."""
-        self._seen = read_file(self.path)
-        return self._seen, load_bytes(self._seen, str(self.path), self.path.parent)
-
-    def parse_served(self, source: bytes) -> Config:
-        """What `source` said in this file, whose certificates are served already and need not be right any more. Raises
-        `InvalidConfig`."""
-        return load_bytes(source, str(self.path), self.path.parent, wall=None)
-
-    def is_new(self) -> bool:
-        """Whether the file has other bytes than when it was last read; true when it cannot be read."""
-        try:
-            return read_file(self.path) != self._seen
-        except InvalidConfig:
-            return bool(self._seen)
 
 
 class Control:
@@ -388,18 +360,6 @@ _SOURCE_COUNTERS: dict[int, Callable[[Sources], int]] = {
     C_DNS_FAILURES: lambda sources: sources.resolver.failures_total,
     C_CERTIFICATE_RELOADS: lambda sources: sources.certificates.reloads_total,
 }
-
-
-def held_slots(previous: Snapshot | None, board: Scoreboard) -> dict[str, int]:
-    """The endpoint slots that are taken when control starts.
-
-    Slots that were in use but are not in `previous` may still be written to; nobody remembers for which endpoint, so
-    each is held by a name that no endpoint has until it can be released.
-    """
-    clusters = previous.clusters if previous is not None else ()
-    held = {spec.id: spec.slot for cluster in clusters for spec in cluster.endpoints}
-    used = set(range(board.control_row[C_ENDPOINT_SLOTS])) - set(held.values())
-    return held | {f"(slot {slot})": slot for slot in sorted(used)}
 
 
 async def _run(control: Control, file: ConfigFile) -> int:

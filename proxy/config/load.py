@@ -55,6 +55,34 @@ def read_file(path: FilePath) -> bytes:
         raise InvalidConfig([Fault(str(path), 1, 1, "", error.problem, None, error.expected)]) from error
 
 
+class ConfigFile:
+    """The configuration's file: what is in it now, and what was when it was last looked at."""
+
+    def __init__(self, path: FilePath) -> None:
+        self.path = path
+        self._seen = b""
+
+    def __repr__(self) -> str:
+        return f"ConfigFile({str(self.path)!r})"
+
+    def read(self) -> tuple[bytes, Config]:
+        """The file's text and what it says. Raises `InvalidConfig`. Takes about a second per MiB."""
+        self._seen = read_file(self.path)
+        return self._seen, load_bytes(self._seen, str(self.path), self.path.parent)
+
+    def parse_served(self, source: bytes) -> Config:
+        """What `source` said in this file, whose certificates are served already and need not be right any more. Raises
+        `InvalidConfig`."""
+        return load_bytes(source, str(self.path), self.path.parent, wall=None)
+
+    def is_new(self) -> bool:
+        """Whether the file has other bytes than when it was last read; true when it cannot be read."""
+        try:
+            return read_file(self.path) != self._seen
+        except InvalidConfig:
+            return bool(self._seen)
+
+
 def locate(error: ConfigError, content: bytes, file: str) -> Fault:
     """The place in `content` of a fault that showed only when the configuration was put to use."""
     mark = Mark(1, 1)

@@ -6,7 +6,7 @@ that comes back in the meantime, as addresses of a name do, finds its row and it
 """
 
 from proxy.config.build import SlotAllocator
-from proxy.scoreboard import E_CONNECTIONS, E_IN_FLIGHT, Scoreboard
+from proxy.scoreboard import C_ENDPOINT_SLOTS, E_CONNECTIONS, E_IN_FLIGHT, Scoreboard
 from proxy.snapshot import Snapshot
 
 KEEP_S = 60.0
@@ -48,3 +48,15 @@ class SlotReaper:
                 del self._left[endpoint_id]
                 released.append(endpoint_id)
         return released
+
+
+def held_slots(previous: Snapshot | None, board: Scoreboard) -> dict[str, int]:
+    """The endpoint slots that are taken when control starts.
+
+    Slots that were in use but are not in `previous` may still be written to; nobody remembers for which endpoint, so
+    each is held by a name that no endpoint has until it can be released.
+    """
+    clusters = previous.clusters if previous is not None else ()
+    held = {spec.id: spec.slot for cluster in clusters for spec in cluster.endpoints}
+    used = set(range(board.control_row[C_ENDPOINT_SLOTS])) - set(held.values())
+    return held | {f"(slot {slot})": slot for slot in sorted(used)}

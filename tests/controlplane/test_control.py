@@ -10,8 +10,8 @@ import pytest
 
 from proxy.clock import SystemClock
 from proxy.config.load import load_bytes
-from proxy.control import APPLY_S, SWEEP_S, Control, held_slots
-from proxy.controlplane.slots import KEEP_S
+from proxy.control import APPLY_S, SWEEP_S, Control
+from proxy.controlplane.slots import KEEP_S, held_slots
 from proxy.controlplane.sources import known_addresses, watched_names
 from proxy.errors import ConfigError
 from proxy.model import TcpAddress
