@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
+_libc = ctypes.CDLL(None, use_errno=True)
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 # Every handler that a child may not inherit as ignored.
 _ALL_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
@@ -57,9 +58,14 @@ def start(module: str, arguments: Sequence[str], fds: Iterable[int] = ()) -> int
     )
 
 
+def ask_for_death_signal() -> None:
+    """Have the kernel send this process SIGTERM when its parent dies; survives exec, is not inherited."""
+    _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+
+
 def end_with_parent(parent: int) -> None:
     """Have the kernel send this process SIGTERM when process `parent` dies; ends it at once if that has happened."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    ask_for_death_signal()
     if os.getppid() != parent:
         os._exit(1)
 

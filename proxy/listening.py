@@ -81,7 +81,7 @@ def remove_stale_socket(path: str) -> None:
         except ConnectionRefusedError:
             os.unlink(path)
             return
-    raise OSError(errno.EADDRINUSE, "another process listens there", path)
+    raise OSError(errno.EADDRINUSE, "in use: another process listens there", path)
 
 
 def bound_address(sock: socket.socket) -> Address:

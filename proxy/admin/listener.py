@@ -1,18 +1,14 @@
 """The admin API's listening socket: TCP, or a Unix socket that only its owner may open."""
 
-import errno
 import os
 import socket
-import stat
 
 from proxy.errors import ConfigError
+from proxy.listening import remove_stale_socket
 from proxy.model import Address, TcpAddress, UnixAddress
 
 BACKLOG = 128
 """Connections the kernel keeps until they are accepted."""
-
-# Longest wait for "does anybody listen there?"; a Unix connect is immediate unless the backlog is full.
-_PROBE_S = 1.0
 
 
 def bound_socket(bind: Address) -> socket.socket:
@@ -49,7 +45,7 @@ def _tcp_socket(bind: TcpAddress) -> socket.socket:
 
 
 def _unix_socket(bind: UnixAddress) -> socket.socket:
-    _remove_stale(bind.path)
+    remove_stale_socket(bind.path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # Before bind, so that the file never exists with a wider mode: Linux makes it with the socket's own
@@ -66,21 +62,3 @@ def _listening(sock: socket.socket) -> socket.socket:
     sock.listen(BACKLOG)
     sock.setblocking(False)
     return sock
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket that a dead process left; raise OSError when somebody listens or it is no socket."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise OSError(errno.EEXIST, "a file that is no socket is there")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_PROBE_S)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

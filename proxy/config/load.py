@@ -67,6 +67,7 @@ class ConfigFile:
 
     def read(self) -> tuple[bytes, Config]:
         """The file's text and what it says. Raises `InvalidConfig`. Takes about a second per MiB."""
+        self._seen = b""  # a file that cannot be read is looked at, and complained of, once
         self._seen = read_file(self.path)
         return self._seen, load_bytes(self._seen, str(self.path), self.path.parent)
 
@@ -76,7 +77,8 @@ class ConfigFile:
         return load_bytes(source, str(self.path), self.path.parent, wall=None)
 
     def is_new(self) -> bool:
-        """Whether the file has other bytes than when it was last read; true when it cannot be read."""
+        """Whether the file has other bytes than when it was last read; true when it cannot be read
+        any more."""
         try:
             return read_file(self.path) != self._seen
         except InvalidConfig:

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 from proxy.clock import Clock
 from proxy.config.certificates import date_text
@@ -63,27 +64,38 @@ class _Watched:
             self.problem = str(error)
             _log.error("%s: the last good certificates stay in use: %s", section, error)
 
-    def look(self, now: float) -> bool:
-        """Read the files again if they changed, or were wrong. True when there is something new to serve."""
+    def look(self, now: float) -> "_Seen | None":
+        """Read the files again if they changed, or were wrong. Changes nothing, for it is called in a thread."""
         digest = _digest(self.section)
         if digest == self._digest and not self.problem:
-            return False
-        self._digest = digest
-        before = self.problem
+            return None
         try:
-            spec = self.section.read(now)
+            return _Seen(digest, self.section.read(now), "")
         except BadMaterial as error:
-            self.problem = str(error)
-            if self.problem != before:
-                _log.error("%s: the last good certificates stay in use: %s", self.section, error)
+            return _Seen(digest, None, str(error))
+
+    def take(self, seen: "_Seen") -> bool:
+        """Go by what a look saw. True when there is something new to serve."""
+        before, self.problem = self.problem, seen.problem
+        self._digest = seen.digest
+        if seen.spec is None:
+            if seen.problem != before:
+                _log.error("%s: the last good certificates stay in use: %s", self.section, seen.problem)
             return False
-        self.problem = ""
-        if spec == self.spec:
+        if seen.spec == self.spec:
             return False
-        self.spec = spec
-        names = ", ".join(each.names[0] for each in certificates_of(spec) if each.names)
+        self.spec = seen.spec
+        names = ", ".join(each.names[0] for each in certificates_of(seen.spec) if each.names)
         _log.info("%s: certificates were replaced: %s", self.section, names or "authorities")
         return True
+
+
+class _Seen(NamedTuple):
+    """What a look found in changed files: what they come to, or what is wrong with them."""
+
+    digest: bytes
+    spec: Spec | None
+    problem: str
 
 
 def certificates_of(spec: Spec) -> tuple[CertificateSpec, ...]:
@@ -148,15 +160,17 @@ class CertificateWatcher:
 
     async def look(self) -> None:
         """Look once; the files are read in a thread, for they may be on a slow file system."""
-        changed = await asyncio.to_thread(self._look)
+        seen = await asyncio.to_thread(self._look)
+        # All at once: whoever sees that a fault is over sees that its files were taken into use, too.
+        changed = sum(each.take(found) for each, found in zip(self._watched, seen, strict=True) if found)
         self._warn_of_ends()
         if changed:
             self.reloads_total += changed
             self._on_change()
 
-    def _look(self) -> int:
+    def _look(self) -> list[_Seen | None]:
         now = self._clock.wall()
-        return sum([each.look(now) for each in self._watched])
+        return [each.look(now) for each in self._watched]
 
     def _certificates(self) -> Iterator[tuple[TlsSection, CertificateSpec]]:
         for each in self._watched:

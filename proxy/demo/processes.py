@@ -8,7 +8,6 @@ behind.
 """
 
 import asyncio
-import ctypes
 import os
 import signal
 import tempfile
@@ -16,12 +15,11 @@ from collections.abc import Sequence
 from textwrap import indent
 from typing import BinaryIO
 
+from proxy.children import ask_for_death_signal
 from proxy.errors import ProxyError
 
-_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _TAIL_LINES = 15
 _TAIL_BYTES = 8192
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class ChildFailed(ProxyError):
@@ -38,11 +36,6 @@ class ChildFailed(ProxyError):
         if not self.tail:
             return text
         return f"{text}; the end of its output:\n{indent(self.tail, '    ')}"
-
-
-def end_with_parent() -> None:
-    """Have the kernel send this process SIGTERM when its parent dies; survives exec, is not inherited."""
-    _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 class Child:
@@ -115,7 +108,7 @@ async def start_child(name: str, command: Sequence[str], *, read_stdout: bool = 
     parent = os.getpid()
 
     def bind_to_parent() -> None:
-        end_with_parent()
+        ask_for_death_signal()
         if os.getppid() != parent:  # the parent died before the call above could take effect
             os._exit(1)
 

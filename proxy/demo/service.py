@@ -24,9 +24,9 @@ import orjson
 import uvloop
 from aiohttp import web
 
+from proxy.children import ask_for_death_signal
 from proxy.clock import Clock, SystemClock
 from proxy.demo import sample
-from proxy.demo.processes import end_with_parent
 
 SERVICE_HEADER = "X-Service"
 _MAX_THINK_MS = 600_000
@@ -166,7 +166,7 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=0, help="port to listen on; 0 takes any free one")
     options = parser.parse_args()
-    end_with_parent()
+    ask_for_death_signal()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(options.name, options.host, options.port))

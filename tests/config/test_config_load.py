@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from proxy.config import document
 from proxy.config.faults import InvalidConfig, path_text, printable
-from proxy.config.load import load_bytes, load_file
+from proxy.config.load import ConfigFile, load_bytes, load_file
 from proxy.config.schema import Config
 
 EXAMPLES = Path(__file__).parents[2] / "config"
@@ -236,3 +236,22 @@ def test_the_python_parser_gives_the_same_marks(monkeypatch):
     monkeypatch.setattr(document, "_LOADER", document.yaml.SafeLoader)
     slow = document.read_document(text, lambda value: value)
     assert (fast.data, fast.marks, fast.key_marks) == (slow.data, slow.marks, slow.key_marks)
+
+
+def test_a_file_that_is_gone_is_new_once(tmp_path):
+    """Whoever looks every few seconds would complain of it every few seconds."""
+    path = tmp_path / "f.yaml"
+    path.write_bytes((EXAMPLES / "minimal.yaml").read_bytes())
+    file = ConfigFile(path)
+    assert file.is_new()
+    file.read()
+    assert not file.is_new()
+    path.unlink()
+    assert file.is_new()
+    with pytest.raises(InvalidConfig):
+        file.read()
+    assert not file.is_new()
+    path.write_bytes((EXAMPLES / "minimal.yaml").read_bytes())
+    assert file.is_new()
+    file.read()
+    assert not file.is_new()

@@ -118,6 +118,25 @@ def test_a_pair_between_two_writes(world, caplog):
     assert (world.name, world.changes, world.watcher.failing) == ("two.example", 1, 0)
 
 
+def test_what_the_thread_sees_counts_at_once(world, monkeypatch):
+    """The loop runs beside the thread that reads: it must not see a fault gone before the reload is counted."""
+    cert, key = AUTHORITY.issue("two.example")
+    (world.folder / "first" / "cert").write_bytes(cert)
+    world.look()
+    (world.folder / "first" / "key").write_bytes(key)
+    meanwhile = []
+
+    async def to_thread(read):
+        found = read()
+        meanwhile.append((world.name, world.watcher.failing, world.watcher.reloads_total))
+        return found
+
+    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+    world.look()
+    assert meanwhile == [("one.example", 1, 0)]
+    assert (world.name, world.watcher.failing, world.watcher.reloads_total) == ("two.example", 0, 1)
+
+
 @pytest.mark.parametrize(
     "spoil, problem",
     [
