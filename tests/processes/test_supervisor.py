@@ -115,6 +115,11 @@ class World:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         child.process.returncode = -9
 
+    def make_deaf(self, pid):
+        """Have a child not end when it is told to: a test says when it does."""
+        os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: children.usage(pid)[1], "it to stand still")
+
     def close_copies(self):
         for each in self.spawned:
             while each.fds:
@@ -272,6 +277,7 @@ def test_fewer_and_more_workers(world):
     world.serve()
     os.kill(world.workforce.slots[1].pid, signal.SIGSTOP)  # takes its time to retire
     channel = world.control_end()
+    world.make_deaf(world.workforce.slots[1].pid)
     world.publish(channel, 2, workers=1)
     world.hear()
     world.step()
@@ -287,7 +293,7 @@ def test_a_worker_that_does_not_end_in_time_is_killed(world):
     world.serve()
     retiring = world.workforce.slots[1]
     pid = retiring.pid
-    os.kill(pid, signal.SIGSTOP)  # deaf to SIGTERM
+    world.make_deaf(pid)
     retiring.retire(world.now, 7.0)
     world.step(7.0 + RETIRE_SLACK_S - 0.1)
     assert retiring.pid == pid
@@ -417,11 +423,11 @@ def test_a_retiring_worker_gets_no_mail(world):
     slot = world.workforce.slots[0]
     while (message := slot.mailbox[0].receive()) is not None:
         message.close()
+    world.make_deaf(slot.pid)
     slot.retire(world.now, 5.0)
     channel = world.control_end()
     world.publish(channel, generation=2)
     world.hear()
-    # Not the supervisor's own step: that would find out if the child has ended already, and start the next.
-    world.workforce.step(world.supervisor.assignment, world.now)
+    world.step()
     assert slot.mailbox[0].receive() is None
     channel.close()
