@@ -19,7 +19,6 @@ import uvloop
 from proxy import children
 from proxy.admin.api import AdminServer
 from proxy.clock import Clock, SystemClock
-from proxy.config.build import SlotAllocator
 from proxy.config.diff import describe_changes
 from proxy.config.faults import Fault, InvalidConfig
 from proxy.config.load import ConfigFile, locate
@@ -38,6 +37,7 @@ from proxy.model import Address, TcpAddress
 from proxy.scoreboard import (
     C_CERTIFICATE_RELOADS,
     C_CERTIFICATES_FAILING,
+    C_CLUSTER_SLOTS,
     C_DNS_FAILURES,
     C_DNS_LOOKUPS,
     C_ENDPOINT_SLOTS,
@@ -113,7 +113,7 @@ class Control:
         self._snapshot = previous
         self._addresses: tuple[Address, ...] = ()
         self._sources: Sources | None = None
-        self._slots = SlotAllocator(board.endpoints, held_slots(previous, board))
+        self._slots = held_slots(previous, board)
         self._reaper = SlotReaper(self._slots, board)
         self._counted = dict.fromkeys(_SOURCE_COUNTERS, 0)
         for word in self._counted:
@@ -206,7 +206,8 @@ class Control:
         generation = max(last, self._board.parent_row[P_GENERATION]) + 1
         snapshot = sources.build(generation, self._slots)
         row = self._board.control_row
-        row[C_ENDPOINT_SLOTS] = max(row[C_ENDPOINT_SLOTS], self._slots.high_water)
+        row[C_ENDPOINT_SLOTS] = max(row[C_ENDPOINT_SLOTS], self._slots.endpoints.high_water)
+        row[C_CLUSTER_SLOTS] = max(row[C_CLUSTER_SLOTS], self._slots.clusters.high_water)
         workers = self._workers or config.workers or auto_workers()
         try:
             self._addresses = await self._publisher.publish(snapshot, workers, source)
@@ -413,6 +414,8 @@ def _previous(fd: int | None, board: Scoreboard) -> Snapshot | None:
         _log.warning("%s: counters of endpoints begin anew", error)
         for slot in range(board.control_row[C_ENDPOINT_SLOTS]):
             board.clear_endpoint(slot)
+        for slot in range(board.control_row[C_CLUSTER_SLOTS]):
+            board.clear_cluster(slot)
         return None
 
 
@@ -446,8 +449,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m proxy.control")
     parser.add_argument("--config", required=True)
     parser.add_argument("--workers", type=int)
-    for name in ("parent", "board", "channel"):
+    for name in ("parent", "board", "channel", "mailbox"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--posts", required=True)
     for name in ("snapshot", "last-good"):
         parser.add_argument(f"--{name}", type=int)
     options = parser.parse_args()

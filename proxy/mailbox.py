@@ -95,6 +95,42 @@ class Channel:
         self._sock.close()
 
 
+class Posts:
+    """The mailboxes of others, to write to. What has no room is dropped and counted: whoever needs to know that a
+    message arrived must be able to tell by other means."""
+
+    def __init__(self, workers: Sequence[Channel], control: Channel | None = None) -> None:
+        self._workers = workers
+        self._control = control
+        self.dropped = 0
+
+    def __repr__(self) -> str:
+        return f"Posts({len(self._workers)} workers, {self.dropped} dropped)"
+
+    def to_worker(self, slot: int, body: dict[str, Any]) -> None:
+        """Write to the worker in `slot`."""
+        self._send(self._workers[slot], body)
+
+    def to_control(self, body: dict[str, Any]) -> None:
+        """Write to control."""
+        assert self._control is not None
+        self._send(self._control, body)
+
+    def _send(self, channel: Channel, body: dict[str, Any]) -> None:
+        try:
+            is_sent = channel.send(body)
+        except OSError:
+            is_sent = False
+        self.dropped += not is_sent
+
+
+def posts_from(text: str, *, has_control: bool) -> Posts:
+    """The mailboxes behind the inherited descriptors that the parent wrote as `text`: control's first, if it is among
+    them, then the workers' by slot."""
+    channels = [Channel.from_fd(int(fd)) for fd in text.split(",")]
+    return Posts(channels[1:], channels[0]) if has_control else Posts(channels)
+
+
 def channel_pair() -> tuple[Channel, Channel]:
     """Two connected ends."""
     first, second = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

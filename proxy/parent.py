@@ -25,7 +25,7 @@ from proxy.mailbox import Channel, sealed, unsealed
 from proxy.scoreboard import P_REEXECS, P_USED_SLOTS, SLOTS, LayoutMismatch, Scoreboard
 from proxy.supervisor import ControlProcess, Supervisor
 from proxy.systemd import Notifier, take_listen_fds
-from proxy.workforce import Workforce
+from proxy.workforce import PostOffice, Workforce
 
 _log = logging.getLogger("homeport")
 
@@ -98,20 +98,20 @@ def _supervisor(options: argparse.Namespace) -> Supervisor:
         state = json.loads(unsealed(options.resume))
         os.close(options.resume)
     board = _board(state)
-    mailboxes = [
-        (Channel.from_fd(_keep(r)), Channel.from_fd(_keep(w))) for r, w in state.get("mailboxes", ())
-    ]
+    posts = [(Channel.from_fd(_keep(r)), Channel.from_fd(_keep(w))) for r, w in state.get("posts", ())]
+    post = PostOffice(board, posts[1:], posts[0] if posts else None)
     sockets = ListeningSockets(take_listen_fds(os.environ, os.getpid()))
     for key, fd, is_inherited in state.get("sockets", ()):
         sockets.restore(key, socket.socket(fileno=_keep(fd)), is_inherited=is_inherited)
-    workforce = Workforce(board, mailboxes)
+    workforce = Workforce(board, post)
     for worker in state.get("workers", ()):
         workforce.restore(worker["slot"], worker["pid"], worker["kill_at"])
-    control = ControlProcess(board, arguments)
+    control = ControlProcess(board, post, arguments)
     supervisor = Supervisor(
         board=board,
         control=control,
         workforce=workforce,
+        post=post,
         sockets=sockets,
         notifier=notifier,
         monotonic=SystemClock.monotonic,
@@ -149,7 +149,7 @@ def _reexec(supervisor: Supervisor, arguments: list[str]) -> None:
     state = supervisor.describe()
     handed_over = sealed(json.dumps(state).encode(), "homeport-state")
     kept = [handed_over, state["board"], *(fd for _, fd, _ in state["sockets"]), *state["kept"].values()]
-    kept += [fd for pair in state["mailboxes"] for fd in pair]
+    kept += [fd for pair in state["posts"] for fd in pair]
     for fd in kept:
         os.set_inheritable(fd, True)
     environ = children.environment() | supervisor.notifier.restored_environ()

@@ -12,8 +12,10 @@ travels by mailbox. Layout, in words:
     parent      PARENT_WORDS      written by the parent
     processes   SLOT_WORDS each   one row per worker slot, written by the parent
     control     CONTROL_WORDS     written by control
+    standings   STANDING_WORDS each   one row per endpoint slot, written by control
     workers     one part per worker slot, written by the worker in it (by the parent when it is dead):
-                WORKER_WORDS for itself, then ENDPOINT_WORDS for each endpoint slot
+                WORKER_WORDS for itself, then ENDPOINT_WORDS for each endpoint slot, then CLUSTER_WORDS for each cluster
+                slot
 """
 
 import mmap
@@ -24,6 +26,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 from proxy.errors import ProxyError, Reason
+from proxy.policy.failures import FailureKind
 
 # The methods that have a column of their own; all others count as OTHER.
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "OTHER")
@@ -56,6 +59,7 @@ H_MAGIC = 0
 H_LAYOUT = 1
 H_WORKERS = 2
 H_ENDPOINTS = 3
+H_CLUSTERS = 4
 HEADER_WORDS = 8
 MAGIC = int.from_bytes(b"homeport", "big")
 
@@ -96,6 +100,10 @@ C_RELOADS_APPLIED = 8
 C_RELOADS_UNCHANGED = 9
 C_RELOADS_REFUSED = 10
 C_RELOADS_PENDING = 11
+C_STANDINGS = 12
+"""Grows with each change in the rows of standings, after it: one word to look at instead of one per endpoint."""
+C_CLUSTER_SLOTS = 13
+C_RESULTS_DROPPED = 14
 RELOAD_WORDS = {
     "applied": C_RELOADS_APPLIED,
     "unchanged": C_RELOADS_UNCHANGED,
@@ -103,6 +111,22 @@ RELOAD_WORDS = {
     "pending": C_RELOADS_PENDING,
 }
 CONTROL_WORDS = 64
+
+# Words of an endpoint's standing, which control alone writes: what workers go by, and what control counts.
+X_CIRCUIT = 0
+"""`policy.breaker.Circuit`."""
+X_MARKS = 1
+"""`policy.standing.Marks`."""
+X_DRAINED = 2
+"""1 = an operator drained it; kept here for the next control."""
+X_LOAD_PERMILLE = 3
+"""How busy the service says it is, plus one; 0 = it does not say."""
+STANDING_GAUGES = 4
+X_OPENINGS = 4
+X_EJECTIONS = 5
+X_CHECKS = 6
+X_CHECKS_FAILED = 7
+STANDING_WORDS = 8
 
 # Words of a worker's own row. Gauges first.
 W_HEARTBEAT_MS = 0
@@ -137,11 +161,32 @@ E_FAILURES = 12
 E_CANCELLED = 13
 E_SENT_BYTES = 14
 E_RECEIVED_BYTES = 15
-E_LATENCY_SUM_US = 16
-E_LATENCY = 17
+E_TRIALS = 16
+E_FAILURE_KINDS = 17
+"""One word for each `policy.failures.FailureKind`, in their order."""
+E_LATENCY_SUM_US = E_FAILURE_KINDS + len(FailureKind)
+E_LATENCY = E_LATENCY_SUM_US + 1
 E_REQUESTS = E_LATENCY + len(LATENCY_BOUNDS_S) + 1
 ENDPOINT_WORDS = E_REQUESTS + len(METHODS) * STATUS_COLUMNS
 MAX_ENDPOINTS = 1024
+
+# Words of a cluster's row. Gauges first.
+K_PENDING = 0
+"""Requests that wait for an endpoint."""
+K_WANT_SINCE_MS = 1
+"""Rank of the first of them (`policy.admission.Ticket.rank`) in milliseconds; 0 = none waits."""
+K_RETRYING = 2
+CLUSTER_GAUGES = 8
+K_QUEUED = 8
+K_QUEUE_WAIT_US = 9
+K_QUEUE_REFUSED = 10
+K_QUEUE_TIMED_OUT = 11
+K_QUEUE_LEFT = 12
+K_RETRIES = 13
+K_RETRIES_OVER_BUDGET = 14
+K_PANIC_PICKS = 15
+CLUSTER_WORDS = 16
+MAX_CLUSTERS = 1024
 
 # Worker slots. Half are for workers that still drain while others have taken over, after a re-exec.
 SLOTS = 32
@@ -188,7 +233,8 @@ Row = memoryview
 def _layout() -> int:
     """A number that changes with the meaning of any word, so that two versions never misread each other."""
     names = {name: value for name, value in globals().items() if name.isupper() and isinstance(value, int)}
-    told = repr((sorted(names.items()), METHODS, STATUS_LABELS, LATENCY_BOUNDS_S, [r.name for r in Reason]))
+    order = [each.name for each in (*Reason, *FailureKind)]
+    told = repr((sorted(names.items()), METHODS, STATUS_LABELS, LATENCY_BOUNDS_S, order))
     return int.from_bytes(blake2b(told.encode(), digest_size=7).digest(), "big")
 
 
@@ -197,21 +243,31 @@ class LayoutMismatch(ProxyError):
 
 
 class Scoreboard:
-    """Rows for `workers` worker slots with `endpoints` endpoint slots each, all zero at first.
+    """Rows for `workers` worker slots with `endpoints` endpoint and `clusters` cluster slots each, all zero at first.
 
     Makes a memory of its own, or attaches to the one that the descriptor `fd` names (and does not close it). Raises
     `LayoutMismatch` when that one is of another version.
     """
 
-    def __init__(self, workers: int = 1, endpoints: int = MAX_ENDPOINTS, *, fd: int | None = None) -> None:
+    def __init__(
+        self,
+        workers: int = 1,
+        endpoints: int = MAX_ENDPOINTS,
+        clusters: int = MAX_CLUSTERS,
+        *,
+        fd: int | None = None,
+    ) -> None:
         if fd is not None:
-            workers, endpoints = _read_header(fd)
+            workers, endpoints, clusters = _read_header(fd)
         self.workers = workers
         self.endpoints = endpoints
-        self._words_per_worker = WORKER_WORDS + endpoints * ENDPOINT_WORDS
+        self.clusters = clusters
+        self._clusters_after = WORKER_WORDS + endpoints * ENDPOINT_WORDS
+        self._words_per_worker = self._clusters_after + clusters * CLUSTER_WORDS
         self._slots_at = HEADER_WORDS + PARENT_WORDS
         self._control_at = self._slots_at + workers * SLOT_WORDS
-        self._workers_at = self._control_at + CONTROL_WORDS
+        self._standings_at = self._control_at + CONTROL_WORDS
+        self._workers_at = self._standings_at + endpoints * STANDING_WORDS
         size = (self._workers_at + workers * self._words_per_worker) * 8
         self.fd = os.memfd_create("homeport-scoreboard") if fd is None else fd
         """The memory; close-on-exec unless passed on."""
@@ -221,11 +277,11 @@ class Scoreboard:
             raise LayoutMismatch("the scoreboard has another size than its header says")
         self._words = memoryview(mmap.mmap(self.fd, size)).cast("q")
         if fd is None:
-            self._words[:4] = memoryview(_words(MAGIC, _layout(), workers, endpoints)).cast("q")
+            self._words[:5] = memoryview(_words(MAGIC, _layout(), workers, endpoints, clusters)).cast("q")
             self.parent_row[P_USED_SLOTS] = workers
 
     def __repr__(self) -> str:
-        return f"Scoreboard({self.workers} workers, {self.endpoints} endpoints)"
+        return f"Scoreboard({self.workers} workers, {self.endpoints} endpoints, {self.clusters} clusters)"
 
     @property
     def parent_row(self) -> Row:
@@ -236,6 +292,11 @@ class Scoreboard:
     def control_row(self) -> Row:
         """The words of control."""
         return self._words[self._control_at : self._control_at + CONTROL_WORDS]
+
+    def standing_row(self, slot: int) -> Row:
+        """What control says of the endpoint in `slot` (from 0)."""
+        start = self._standings_at + slot * STANDING_WORDS
+        return self._words[start : start + STANDING_WORDS]
 
     def slot_row(self, worker: int) -> Row:
         """What the parent says of the process in worker slot `worker` (from 0)."""
@@ -251,6 +312,13 @@ class Scoreboard:
         """The words of the endpoint in `slot` (from 0) as seen by the worker in slot `worker`."""
         start = self._workers_at + worker * self._words_per_worker + WORKER_WORDS + slot * ENDPOINT_WORDS
         return self._words[start : start + ENDPOINT_WORDS]
+
+    def cluster_row(self, worker: int, slot: int) -> Row:
+        """The words of the cluster in cluster slot `slot` (from 0) as seen by the worker in slot `worker`."""
+        start = (
+            self._workers_at + worker * self._words_per_worker + self._clusters_after + slot * CLUSTER_WORDS
+        )
+        return self._words[start : start + CLUSTER_WORDS]
 
     def live_workers(self) -> list[int]:
         """Numbers of the workers that run: a heartbeat is a gauge, which is cleared when its worker ends."""
@@ -280,10 +348,30 @@ class Scoreboard:
             total = [a + b for a, b in zip(total, row, strict=True)]
         return total
 
+    def cluster_words(self, word: int, workers: Sequence[int], slot: int) -> list[int]:
+        """`word` of the cluster in `slot`, of each of `workers`."""
+        words, step = self._words, self._words_per_worker
+        start = self._workers_at + self._clusters_after + slot * CLUSTER_WORDS + word
+        return [words[start + worker * step] for worker in workers]
+
+    def cluster_sum(self, slot: int) -> list[int]:
+        """A cluster's words summed over all workers; of no meaning for `K_WANT_SINCE_MS`."""
+        total = [0] * CLUSTER_WORDS
+        for worker in self.used_workers:
+            row = self.cluster_row(worker, slot).tolist()
+            total = [a + b for a, b in zip(total, row, strict=True)]
+        return total
+
     def clear_endpoint(self, slot: int) -> None:
-        """Zero an endpoint's words in every worker's part, before the slot serves another endpoint."""
+        """Zero an endpoint's words in every part, before the slot serves another endpoint."""
         for worker in self.used_workers:
             _clear(self.endpoint_row(worker, slot))
+        _clear(self.standing_row(slot))
+
+    def clear_cluster(self, slot: int) -> None:
+        """Zero a cluster's words in every worker's part, before the slot serves another cluster."""
+        for worker in self.used_workers:
+            _clear(self.cluster_row(worker, slot))
 
     def clear_gauges(self, worker: int) -> None:
         """Zero what a dead worker said of the moment; what it counted stays."""
@@ -291,6 +379,8 @@ class Scoreboard:
         # Rows beyond were never written: reading them would make their pages.
         for slot in range(min(self.control_row[C_ENDPOINT_SLOTS], self.endpoints)):
             _clear(self.endpoint_row(worker, slot)[:ENDPOINT_GAUGES])
+        for slot in range(min(self.control_row[C_CLUSTER_SLOTS], self.clusters)):
+            _clear(self.cluster_row(worker, slot)[:CLUSTER_GAUGES])
 
 
 def _clear(row: Row) -> None:
@@ -301,9 +391,9 @@ def _words(*values: int) -> bytes:
     return b"".join(value.to_bytes(8, sys.byteorder, signed=True) for value in values)
 
 
-def _read_header(fd: int) -> tuple[int, int]:
-    """Worker and endpoint slots of the memory `fd`. Raises `LayoutMismatch`."""
+def _read_header(fd: int) -> tuple[int, int, int]:
+    """Worker, endpoint and cluster slots of the memory `fd`. Raises `LayoutMismatch`."""
     words = memoryview(os.pread(fd, HEADER_WORDS * 8, 0)).cast("q")
     if len(words) < HEADER_WORDS or words[H_MAGIC] != MAGIC or words[H_LAYOUT] != _layout():
         raise LayoutMismatch("the scoreboard was laid out by another version")
-    return words[H_WORKERS], words[H_ENDPOINTS]
+    return words[H_WORKERS], words[H_ENDPOINTS], words[H_CLUSTERS]

@@ -8,6 +8,12 @@ or a timeout off unless its text says otherwise.
 from dataclasses import dataclass, field
 
 from proxy.model import Address
+from proxy.policy.admission import DEFAULT_URGENCY, QueueParams
+from proxy.policy.breaker import BreakerParams
+from proxy.policy.rate_limit import RateLimitParams
+from proxy.policy.retry import RetryParams
+from proxy.policy.slow_start import SlowStartParams
+from proxy.policy.standing import PanicParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +165,32 @@ class ClusterSpec:
     pool: PoolParams = PoolParams()
     tls: ClusterTlsSpec | None = None
     """`None` = plain text."""
+    breaker: BreakerParams = BreakerParams()
+    panic: PanicParams = PanicParams()
+    slow_start: SlowStartParams = SlowStartParams(window_s=0.0)
+    retry: RetryParams = RetryParams()
+    queue: QueueParams = QueueParams()
+    slot: int = 0
+    """Row in the scoreboard; fixed for the life of the cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrioritySpec:
+    """How urgent the requests of a route are when they have to wait."""
+
+    urgency: int = DEFAULT_URGENCY
+    """0 (first) to 7 (last)."""
+    from_client: bool = False
+    """A Priority field (RFC 9218) of the request says it instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitSpec:
+    """How many requests of a route each client may send."""
+
+    params: RateLimitParams
+    header: str = ""
+    """Lower-case name of the field whose value tells clients apart; empty, or without one, by the client's address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +272,9 @@ class RouteSpec:
     match: MatchSpec
     action: Action
     rewrite: RewriteSpec = RewriteSpec()
+    priority: PrioritySpec = PrioritySpec()
+    rate_limit: RateLimitSpec | None = None
+    """`None` = no limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ from proxy.scoreboard import (
     Scoreboard,
 )
 from proxy.systemd import Notifier
-from proxy.workforce import Assignment, Workforce
+from proxy.workforce import Assignment, PostOffice, Workforce
 
 _log = logging.getLogger(__name__)
 
@@ -69,8 +69,9 @@ Monotonic = Callable[[], float]
 class ControlProcess:
     """The control process and the channel to it; a new channel for each process."""
 
-    def __init__(self, board: Scoreboard, arguments: list[str]) -> None:
+    def __init__(self, board: Scoreboard, post: PostOffice, arguments: list[str]) -> None:
         self._board = board
+        self._post = post
         self.arguments = arguments
         """From the command line."""
         self.pid = 0
@@ -93,8 +94,11 @@ class ControlProcess:
         self._started_at = now
         self._pulse = Pulse(now, CONTROL_PULSE)
         ours, theirs = channel_pair()
-        fds = [self._board.fd, theirs.fileno()]
+        mailbox = self._post.control[0].fileno()
+        posts = [writer.fileno() for _, writer in self._post.workers]
+        fds = [self._board.fd, theirs.fileno(), mailbox, *posts]
         arguments = [*self.arguments, "--board", str(self._board.fd), "--channel", str(theirs.fileno())]
+        arguments += ["--mailbox", str(mailbox), "--posts", ",".join(map(str, posts))]
         for name, fd in kept.items():
             fds.append(fd)
             arguments += [f"--{name}", str(fd)]
@@ -156,6 +160,7 @@ class Supervisor:
         board: Scoreboard,
         control: ControlProcess,
         workforce: Workforce,
+        post: PostOffice,
         sockets: ListeningSockets,
         notifier: Notifier,
         monotonic: Monotonic,
@@ -164,6 +169,7 @@ class Supervisor:
         self.board = board
         self.control = control
         self.workforce = workforce
+        self.post = post
         self.sockets = sockets
         self.notifier = notifier
         self.assignment: Assignment | None = None
@@ -214,7 +220,7 @@ class Supervisor:
                 else:
                     self._on_control_readable(fd)
         self.sockets.close()
-        self.workforce.close()
+        self.post.close()
         return self._exit_code
 
     @property
@@ -418,7 +424,7 @@ class Supervisor:
             "board": self.board.fd,
             "control": self.control.pid,
             "sockets": self.sockets.describe(),
-            "mailboxes": [[end.fileno() for end in slot.mailbox] for slot in self.workforce.slots],
+            "posts": self.post.describe(),
             "workers": [
                 {"slot": slot.number, "pid": slot.pid, "kill_at": slot.kill_at}
                 for slot in self.workforce.slots

@@ -26,7 +26,7 @@ from proxy.cluster import build_clusters
 from proxy.dataplane.gate import AcceptGate
 from proxy.dataplane.listener import ConnectionCap, Listener
 from proxy.dataplane.plane import Plane
-from proxy.mailbox import Channel, Message, unsealed
+from proxy.mailbox import Channel, Message, Posts, posts_from, unsealed
 from proxy.scoreboard import W_ACCEPTING, W_GENERATION, Scoreboard
 from proxy.snapshot import Snapshot
 from proxy.snapshot_codec import OtherVersion, decode_snapshot
@@ -52,12 +52,14 @@ class Worker:
         *,
         number: int,
         scoreboard: Scoreboard,
+        posts: Posts,
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
         rng: random.Random,
     ) -> None:
         self._number = number
         self._scoreboard = scoreboard
+        self._posts = posts
         self._row = scoreboard.worker_row(number)
         self._loop = loop
         self._clock = clock
@@ -201,6 +203,12 @@ class _Process:
             self._on_message(message)
 
     def _on_message(self, message: Message) -> None:
+        if "serve" in message.body:
+            self._on_snapshot(message)
+        else:
+            message.close()  # of another version
+
+    def _on_snapshot(self, message: Message) -> None:
         generation = message.body["serve"]
         if generation <= self._generation:
             message.close()  # meant for a predecessor in this slot
@@ -247,6 +255,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m proxy.worker")
     for name in ("parent", "slot", "board", "mailbox"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--posts", required=True)
     options = parser.parse_args()
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s %(levelname)s worker {options.slot}: %(message)s"
@@ -257,7 +266,12 @@ def main() -> int:
     rng = random.Random(random.SystemRandom().getrandbits(64))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         worker = Worker(
-            number=options.slot, scoreboard=board, loop=runner.get_loop(), clock=SystemClock(), rng=rng
+            number=options.slot,
+            scoreboard=board,
+            posts=posts_from(options.posts, has_control=True),
+            loop=runner.get_loop(),
+            clock=SystemClock(),
+            rng=rng,
         )
         return runner.run(_Process(worker, mailbox).run())
 

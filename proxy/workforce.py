@@ -7,7 +7,8 @@
     WAITING    nothing, for a pause after a crash      step: SERVING
     RETIRING   a worker that finishes what it has      on_exit: EMPTY; killed when it takes too long
 
-A slot has a row of the scoreboard and a mailbox, which outlive the workers in it. `step` moves what is towards what is
+A slot has a row of the scoreboard and a mailbox, which outlive the workers in it. Every worker can write to the
+mailboxes of all slots, and to that of control. `step` moves what is towards what is
 wanted, as often as it is called.
 
 Standard library only: the parent imports this.
@@ -65,9 +66,10 @@ class Assignment:
 class WorkerSlot:
     """A place for a worker."""
 
-    def __init__(self, number: int, board: Scoreboard, mailbox: tuple[Channel, Channel]) -> None:
+    def __init__(self, number: int, board: Scoreboard, post: "PostOffice") -> None:
         self.number = number
-        self.mailbox = mailbox
+        self._post = post
+        self.mailbox = post.workers[number]
         """The end that the worker reads, and the one that others write."""
         self.pid = 0
         """Of the worker in it; 0 = none."""
@@ -113,9 +115,11 @@ class WorkerSlot:
         self.row[S_STARTS] += 1
         self.row[S_STARTED_MS] = int(now * 1000)
         reader = self.mailbox[0].fileno()
-        arguments = ("--slot", str(self.number), "--board", str(self._board.fd), "--mailbox", str(reader))
+        posts = [writer.fileno() for _, writer in (self._post.control, *self._post.workers)]
+        arguments = ["--slot", str(self.number), "--board", str(self._board.fd), "--mailbox", str(reader)]
+        arguments += ["--posts", ",".join(map(str, posts))]
         try:
-            self.pid = children.start("proxy.worker", arguments, (self._board.fd, reader))
+            self.pid = children.start("proxy.worker", arguments, (self._board.fd, reader, *posts))
         except OSError as error:
             _log.error("worker %d cannot be started: %s", self.number, error)
             self.on_exit(1, now)
@@ -172,13 +176,41 @@ class WorkerSlot:
                 children.send(self.pid, signal.SIGKILL)
 
 
+Mailbox = tuple[Channel, Channel]
+"""The end that is read, and the one that is written."""
+
+
+class PostOffice:
+    """The mailboxes of control and of all worker slots: those of before a re-exec, and new ones for the rest."""
+
+    def __init__(
+        self, board: Scoreboard, workers: Sequence[Mailbox] = (), control: Mailbox | None = None
+    ) -> None:
+        new = [channel_pair() for _ in range(board.workers - len(workers))]
+        self.workers = [*workers[: board.workers], *new]
+        """By slot."""
+        self.control = control or channel_pair()
+
+    def __repr__(self) -> str:
+        return f"PostOffice({len(self.workers)} workers)"
+
+    def close(self) -> None:
+        """Close all ends."""
+        for mailbox in (self.control, *self.workers):
+            for end in mailbox:
+                end.close()
+
+    def describe(self) -> list[list[int]]:
+        """The descriptors, control's first, for a re-exec."""
+        return [[end.fileno() for end in mailbox] for mailbox in (self.control, *self.workers)]
+
+
 class Workforce:
     """All worker slots."""
 
-    def __init__(self, board: Scoreboard, mailboxes: Sequence[tuple[Channel, Channel]] = ()) -> None:
+    def __init__(self, board: Scoreboard, post: PostOffice) -> None:
         self._board = board
-        pairs = [*mailboxes, *(channel_pair() for _ in range(board.workers - len(mailboxes)))]
-        self.slots = [WorkerSlot(number, board, pair) for number, pair in enumerate(pairs[: board.workers])]
+        self.slots = [WorkerSlot(number, board, post) for number in range(board.workers)]
 
     def __repr__(self) -> str:
         return f"Workforce({[slot for slot in self.slots if slot.state != SLOT_EMPTY]})"
@@ -251,12 +283,6 @@ class Workforce:
             if slot.pid:
                 slot.kill_at = now + FORCE_S
                 children.send(slot.pid, signal.SIGINT)
-
-    def close(self) -> None:
-        """Close the mailboxes."""
-        for slot in self.slots:
-            for end in slot.mailbox:
-                end.close()
 
     def signal(self, signum: signal.Signals) -> None:
         """Send a signal to all workers."""

@@ -5,11 +5,19 @@ takes the answers. A name without an answer has no endpoints for now; the rest i
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from proxy.config.addresses import NamedAddress
 from proxy.config.balancer_schema import Hash, Sticky
 from proxy.config.material import NO_MATERIAL, TlsMaterial, listener_name
+from proxy.config.resilience import (
+    breaker_params,
+    queue_params,
+    rate_limit_spec,
+    retry_params,
+    slow_start_params,
+)
 from proxy.config.route_schema import HeaderEdits as HeaderEditsConfig
 from proxy.config.route_schema import Match, Rewrite, Route
 from proxy.config.schema import Cluster, Config, Endpoint, Listener
@@ -17,7 +25,8 @@ from proxy.errors import ConfigError
 from proxy.model import Address, UnixAddress
 from proxy.policy.balancer import balancer
 from proxy.policy.hashring import ring_points
-from proxy.scoreboard import MAX_ENDPOINTS
+from proxy.policy.standing import PanicParams
+from proxy.scoreboard import MAX_CLUSTERS, MAX_ENDPOINTS
 from proxy.snapshot import (
     AccessLogSpec,
     Action,
@@ -30,6 +39,7 @@ from proxy.snapshot import (
     ListenerSpec,
     MatchSpec,
     PoolParams,
+    PrioritySpec,
     RedirectSpec,
     RespondSpec,
     RewriteSpec,
@@ -45,11 +55,14 @@ Resolved = Mapping[str, Sequence[Address]]
 
 
 class SlotAllocator:
-    """Which row of the scoreboard belongs to which endpoint id, stable for as long as the endpoint is
+    """Which row of the scoreboard belongs to which endpoint id or name of a cluster, stable for as long as that is
     known."""
 
-    def __init__(self, capacity: int = MAX_ENDPOINTS, held: Mapping[str, int] | None = None) -> None:
-        """`held` are the slots that endpoints have already."""
+    def __init__(
+        self, capacity: int = MAX_ENDPOINTS, held: Mapping[str, int] | None = None, *, what: str = "endpoints"
+    ) -> None:
+        """`held` are the slots that are taken already; `what` they are for is said when they run out."""
+        self._what = what
         self._slots = dict(held or {})
         self._capacity = capacity
         # Lowest first, so that rows stay close together: pages that no endpoint uses cost nothing.
@@ -58,8 +71,8 @@ class SlotAllocator:
     def __repr__(self) -> str:
         return f"<SlotAllocator {len(self._slots)} of {self._capacity}>"
 
-    def __contains__(self, endpoint_id: str) -> bool:
-        return endpoint_id in self._slots
+    def __contains__(self, key: str) -> bool:
+        return key in self._slots
 
     @property
     def high_water(self) -> int:
@@ -68,25 +81,39 @@ class SlotAllocator:
 
     @property
     def ids(self) -> frozenset[str]:
-        """Endpoint ids that hold a slot."""
+        """Endpoint ids or names that hold a slot."""
         return frozenset(self._slots)
 
-    def slot(self, endpoint_id: str) -> int:
-        """The slot of `endpoint_id`, from 0; the lowest free one if it is new. Raises `ConfigError` when
-        full."""
-        slot = self._slots.get(endpoint_id)
+    def slot(self, key: str) -> int:
+        """The slot of `key`, from 0; the lowest free one if it is new. Raises `ConfigError` when full."""
+        slot = self._slots.get(key)
         if slot is None:
             if not self._free:
-                expected = f"at most {self._capacity} endpoints, resolved addresses and leaving ones included"
-                raise ConfigError("clusters", endpoint_id, expected)
-            slot = self._slots[endpoint_id] = heappop(self._free)
+                expected = f"at most {self._capacity} {self._what}, those that just left included"
+                raise ConfigError("clusters", key, expected)
+            slot = self._slots[key] = heappop(self._free)
         return slot
 
-    def release(self, endpoint_id: str) -> None:
-        """Free the slot of an endpoint that is gone for good; a no-op for one without a slot."""
-        slot = self._slots.pop(endpoint_id, None)
+    def release(self, key: str) -> None:
+        """Free the slot of what is gone for good; a no-op for what has none."""
+        slot = self._slots.pop(key, None)
         if slot is not None:
             heappush(self._free, slot)
+
+    def keep(self, ids: frozenset[str]) -> None:
+        """Free all slots but those of `ids`."""
+        for key in self.ids - ids:
+            self.release(key)
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """The rows of the scoreboard."""
+
+    endpoints: SlotAllocator = field(default_factory=SlotAllocator)
+    """By endpoint id."""
+    clusters: SlotAllocator = field(default_factory=lambda: SlotAllocator(MAX_CLUSTERS, what="clusters"))
+    """By name."""
 
 
 def unresolved_names(config: Config) -> list[tuple[str, int]]:
@@ -101,21 +128,21 @@ def build_snapshot(
     *,
     generation: int,
     resolved: Resolved,
-    slots: SlotAllocator,
+    slots: Slots,
     material: TlsMaterial = NO_MATERIAL,
 ) -> Snapshot:
     """The snapshot of `config`, with the addresses of each `host:port` from `resolved`, and the certificates and keys
     of every listener and cluster with TLS from `material`.
 
-    New endpoints get slots; those that vanished keep theirs until they are released. Raises `ConfigError`
+    New endpoints and clusters get slots; those that vanished keep theirs until they are released. Raises `ConfigError`
     when there are no slots left, and then none has been taken.
     """
-    held = slots.ids
+    held = slots.endpoints.ids, slots.clusters.ids
     try:
         clusters = tuple(_cluster(cluster, resolved, slots, material) for cluster in config.clusters)
     except ConfigError:
-        for endpoint_id in slots.ids - held:
-            slots.release(endpoint_id)
+        slots.endpoints.keep(held[0])
+        slots.clusters.keep(held[1])
         raise
     return Snapshot(
         generation=generation,
@@ -148,21 +175,20 @@ def _listener(listener: Listener, index: int, material: TlsMaterial) -> Listener
     )
 
 
-def _cluster(
-    cluster: Cluster, resolved: Resolved, slots: SlotAllocator, material: TlsMaterial
-) -> ClusterSpec:
+def _cluster(cluster: Cluster, resolved: Resolved, slots: Slots, material: TlsMaterial) -> ClusterSpec:
     endpoints: dict[str, EndpointSpec] = {}
     for endpoint in cluster.endpoints:
         for address in _addresses(endpoint, resolved):
             endpoint_id = f"{cluster.name}/{address}"
             # Two names may lead to one address; it is one endpoint, as the first of them says.
             if endpoint_id not in endpoints:
-                slot = slots.slot(endpoint_id)
+                slot = slots.endpoints.slot(endpoint_id)
                 name = _server_name(cluster, endpoint)
                 endpoints[endpoint_id] = _endpoint(endpoint, endpoint_id, address, slot, name)
     timeouts, pool = cluster.timeouts, cluster.pool
     return ClusterSpec(
         name=cluster.name,
+        slot=slots.clusters.slot(cluster.name),
         balancer=cluster.balancer,
         endpoints=tuple(endpoints.values()),
         hash=_hash(cluster.hash) if cluster.hash is not None else None,
@@ -183,6 +209,11 @@ def _cluster(
             max_requests=pool.max_requests,
         ),
         tls=material.clusters[cluster.name] if cluster.tls is not None else None,
+        breaker=breaker_params(cluster.circuit_breaker),
+        panic=PanicParams(cluster.panic_percent),
+        slow_start=slow_start_params(cluster.slow_start),
+        retry=retry_params(cluster.retry),
+        queue=queue_params(cluster.queue),
     )
 
 
@@ -262,6 +293,8 @@ def _route(route: Route, index: int) -> RouteSpec:
         match=_match(route.match),
         action=_action(route),
         rewrite=_rewrite(route.rewrite),
+        priority=PrioritySpec(route.priority.urgency, route.priority.from_client),
+        rate_limit=rate_limit_spec(route.rate_limit) if route.rate_limit is not None else None,
     )
 
 

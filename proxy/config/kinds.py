@@ -4,6 +4,7 @@ A `Kind` validates by one parser alone. Pydantic's own types are not used for sc
 differ between modes, and their messages repeat the input, which may be a secret.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,7 +19,9 @@ from proxy.config import addresses, http_values, tls_values, values
 from proxy.config.faults import BadValue
 from proxy.config.values import scalar_text
 from proxy.model import TcpAddress, UnixAddress
+from proxy.policy.admission import URGENCIES
 from proxy.policy.balancer import BALANCERS
+from proxy.policy.failures import RETRY_WORDS, FailureKind
 from proxy.scoreboard import MAX_WORKERS
 
 JsonSchema = dict[str, Any]
@@ -84,6 +87,12 @@ def integer(low: int, high: int | None = None) -> Kind:
     if high is not None:
         json["maximum"] = high
     return Kind(partial(values.parse_integer, low=low, high=high), values.integer_expected(low, high), json)
+
+
+def number(low: float, high: float) -> Kind:
+    """A number from `low` to `high`, with or without decimals."""
+    parse = partial(values.parse_number, low=low, high=high)
+    return Kind(parse, values.number_expected(low, high), {"type": "number", "minimum": low, "maximum": high})
 
 
 def size(low: int = 0, high: int = values.MAX_SIZE_BYTES) -> Kind:
@@ -163,6 +172,36 @@ def _no_twins(headers: dict[str, str]) -> dict[str, str]:
     return headers
 
 
+_RANGE_EXPECTED = "a status such as 204, or a range such as 200-299, from 100 to 599"
+_RANGE = re.compile(r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?")
+
+
+def _parse_status_range(value: object) -> tuple[int, int]:
+    text = str(value) if isinstance(value, int) else scalar_text(value, _RANGE_EXPECTED)
+    match = _RANGE.fullmatch(text)
+    if match is None:
+        raise BadValue("is not a status or a range of them", _RANGE_EXPECTED)
+    low, high = int(match[1]), int(match[2] or match[1])
+    if low > high:
+        raise BadValue("ends before it begins", _RANGE_EXPECTED)
+    return low, high
+
+
+_RETRY_EXPECTED = f"a status from 400 to 599, or one of {', '.join(RETRY_WORDS)}"
+
+
+def _parse_retry_word(value: object) -> str | int:
+    if isinstance(value, int) or (isinstance(value, values.Plain) and value.isdecimal()):
+        try:
+            return values.parse_integer(value, 400, 599)
+        except BadValue as error:
+            raise BadValue(error.problem, _RETRY_EXPECTED) from None
+    text = scalar_text(value, _RETRY_EXPECTED)
+    if text not in RETRY_WORDS:
+        raise BadValue("is not known", _RETRY_EXPECTED + did_you_mean(text, list(RETRY_WORDS)))
+    return str(text)
+
+
 _DURATION_JSON = {"anyOf": [{"type": "string", "pattern": values.DURATION_PATTERN}, {"const": 0}]}
 _REDIRECTS = (301, 302, 303, 307, 308)
 _FIELD = "the name of a header field"
@@ -170,6 +209,10 @@ _FIELD = "the name of a header field"
 Duration = Annotated[float, Kind(values.parse_duration, values.DURATION_EXPECTED, _DURATION_JSON)]
 Size = Annotated[int, size()]
 Count = Annotated[int, integer(0)]
+Positive = Annotated[int, integer(1)]
+Percent = Annotated[float, number(0, 100)]
+Factor = Annotated[float, number(0, 1000)]
+Urgency = Annotated[int, integer(0, URGENCIES - 1)]
 Weight = Annotated[int, integer(1, 65535)]
 SplitWeight = Annotated[int, integer(0, 65535)]
 Flag = Annotated[bool, Kind(values.parse_boolean, "true or false", {"type": "boolean"})]
@@ -212,6 +255,29 @@ Status = Annotated[int, integer(200, 599)]
 RedirectStatus = Annotated[
     int, Kind(partial(_parse_status, allowed=_REDIRECTS), "a redirect status", {"enum": list(_REDIRECTS)})
 ]
+StatusRange = Annotated[
+    tuple[int, int],
+    Kind(
+        _parse_status_range,
+        _RANGE_EXPECTED,
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 100, "maximum": 599},
+                {"type": "string", "pattern": "^[1-5]"},
+            ]
+        },
+    ),
+]
+RetryWord = Annotated[
+    str | int,
+    Kind(
+        _parse_retry_word,
+        _RETRY_EXPECTED,
+        {"anyOf": [{"enum": list(RETRY_WORDS)}, {"type": "integer", "minimum": 400, "maximum": 599}]},
+    ),
+]
+FailureWord = Annotated[str, choice(*(kind.value for kind in FailureKind))]
+HealthType = Annotated[str, choice("http", "tcp")]
 Scheme = Annotated[str, choice("http", "https")]
 Balancer = Annotated[str, choice(*BALANCERS)]
 

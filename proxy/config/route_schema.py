@@ -18,6 +18,7 @@ from proxy.config.kinds import (
     Text,
     fault_error,
 )
+from proxy.config.resilience_schema import Priority, RateLimit
 from proxy.config.section import Section
 
 # A status without content (RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5).
@@ -142,3 +143,7 @@ class Route(Section):
     """A redirect. Default none."""
     rewrite: Rewrite = Field(default_factory=Rewrite)
     """What changes on the way to the endpoint and back; only with `cluster` or `split`. Default nothing."""
+    priority: Priority = Field(default_factory=Priority)
+    """How urgent its requests are when they have to wait. Default: as each key says."""
+    rate_limit: RateLimit | None = None
+    """How many requests each client may send. Default none: as many as it likes."""

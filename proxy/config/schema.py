@@ -21,6 +21,7 @@ from proxy.config.kinds import (
     Flag,
     Name,
     Network,
+    Percent,
     Secret,
     Sink,
     Size,
@@ -30,6 +31,14 @@ from proxy.config.kinds import (
     fault_error,
     integer,
     size,
+)
+from proxy.config.resilience_schema import (
+    CircuitBreaker,
+    HealthCheck,
+    OutlierDetection,
+    Queue,
+    Retry,
+    SlowStart,
 )
 from proxy.config.route_schema import Route
 from proxy.config.section import Section, written
@@ -83,7 +92,8 @@ class Endpoint(Section):
     """Share of traffic relative to the other endpoints, 1 to 65535; `round_robin` alone does not look at
     it. Default 1."""
     max_connections: Count = 0
-    """Requests in flight at once; more go to other endpoints or get 503. Default 0 = no limit."""
+    """Requests in flight at once, over all workers; more go to other endpoints or wait in the cluster's `queue`.
+    Default 0 = no limit."""
     zone: Name = ""
     """Where the endpoint is, for people and metrics. Default none."""
     tags: tuple[Name, ...] = ()
@@ -152,6 +162,22 @@ class Cluster(Section):
     """Connections kept open between requests. Default: as each key says."""
     dns: Dns = Field(default_factory=Dns)
     """How host names are resolved. Default: as each key says."""
+    health_check: HealthCheck | None = None
+    """Questions asked of each endpoint; `{}` for all defaults. Default none: what requests meet alone decides."""
+    circuit_breaker: CircuitBreaker = Field(default_factory=CircuitBreaker)
+    """When an endpoint whose requests fail is left alone. Default: as each key says."""
+    outlier_detection: OutlierDetection | None = None
+    """When an endpoint that does worse than the others is left out; `{}` for all defaults. Default none."""
+    panic_percent: Percent = 50
+    """Share of the endpoints that are ready, in percent, below which failed checks and ejections are not believed and
+    all endpoints are used whose circuit lets them. Default 50; 0 = never."""
+    slow_start: SlowStart | None = None
+    """How the share of an endpoint grows that comes or comes back; `{}` for all defaults. Default none: all at
+    once."""
+    retry: Retry = Field(default_factory=Retry)
+    """What is tried again on another endpoint. Default: as each key says."""
+    queue: Queue = Field(default_factory=Queue)
+    """Requests that wait because every endpoint is at its `max_connections`. Default: as each key says."""
     tls: ClusterTls | None = None
     """TLS to the endpoints; `{}` for all defaults. Default none: plain text."""
 
@@ -234,7 +260,7 @@ class Config(Section):
     drain_timeout: Duration = written("30s")
     """How long a stop waits for exchanges in flight. Default 30s; 0 = they are cut at once."""
     clusters: tuple[Cluster, ...] = ()
-    """Groups of endpoints. Default none; a file needs at least one cluster or route."""
+    """Groups of endpoints, at most 1024. Default none; a file needs at least one cluster or route."""
     routes: tuple[Route, ...] = ()
     """What happens to requests, the most specific match first. Default none: every request gets 404."""
     timeouts: Timeouts = Field(default_factory=Timeouts)

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 
-def written(text: str) -> Any:
+def written(text: str | tuple[str, ...]) -> Any:
     """A default as a user would write it, read by the field's own parser and shown as it is in the JSON
     Schema."""
     return Field(default=text, validate_default=True)

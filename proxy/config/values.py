@@ -24,6 +24,7 @@ NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$"
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_NUMBER = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,9})?")
 # Longer than anything sensible, and far below where an event loop's timers overflow.
 MAX_DURATION_S = 366 * 24 * 3600.0
 DURATION_EXPECTED = "a duration such as 250ms, 30s, 5m or 1h"
@@ -98,6 +99,26 @@ def parse_integer(value: object, low: int, high: int | None) -> int:
     if number < low or (high is not None and number > high):
         raise BadValue("is out of range", expected)
     return number
+
+
+def parse_number(value: object, low: float, high: float) -> float:
+    """A number from `low` to `high`, with or without decimals, written without quotes."""
+    expected = number_expected(low, high)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        number = float(value)
+    elif isinstance(value, Plain) and _NUMBER.fullmatch(value):
+        number = float(value)
+    else:
+        scalar_text(value, expected)
+        raise BadValue("is not a number", expected)
+    if not low <= number <= high:
+        raise BadValue("is out of range", expected)
+    return number
+
+
+def number_expected(low: float, high: float) -> str:
+    """What `parse_number` takes."""
+    return f"a number from {low:g} to {high:g}"
 
 
 def integer_expected(low: int, high: int | None) -> str:

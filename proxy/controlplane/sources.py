@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from proxy.clock import Clock
 from proxy.config.addresses import NamedAddress
-from proxy.config.build import SlotAllocator, build_snapshot, unresolved_names
+from proxy.config.build import Slots, build_snapshot, unresolved_names
 from proxy.config.material import NO_MATERIAL, TlsMaterial
 from proxy.config.schema import Config
 from proxy.controlplane.certificates import CertificateWatcher
@@ -54,7 +54,7 @@ class Sources:
         await self.resolver.stop()
         await self.certificates.stop()
 
-    def build(self, generation: int, slots: SlotAllocator) -> Snapshot:
+    def build(self, generation: int, slots: Slots) -> Snapshot:
         """The snapshot of this moment. Raises `ConfigError` when there are too many endpoints."""
         return build_snapshot(
             self.config,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config.build import SlotAllocator, build_snapshot
+from proxy.config.build import Slots, build_snapshot
 from proxy.config.faults import InvalidConfig
 from proxy.config.load import load_bytes
 from proxy.policy.hashring import ring_points
@@ -27,7 +27,7 @@ def load(keys):
 
 def cluster(*keys):
     config = load(keys)
-    return build_snapshot(config, generation=1, resolved={}, slots=SlotAllocator()).clusters[0]
+    return build_snapshot(config, generation=1, resolved={}, slots=Slots()).clusters[0]
 
 
 def test_hash():

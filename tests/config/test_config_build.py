@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config.build import SlotAllocator, build_snapshot, unresolved_names
+from proxy.config.build import SlotAllocator, Slots, build_snapshot, unresolved_names
 from proxy.config.load import load_bytes
 from proxy.config.schema import Config
 from proxy.errors import ConfigError
@@ -51,7 +51,7 @@ def test_a_name_becomes_an_endpoint_for_each_address():
         "clusters: [{name: a, endpoints: [{address: 'Query:80', weight: 3, max_connections: 5, zone: z, tags: [t, u]},"
         " {address: 'unix:/run/q'}, {address: 'gone:80'}]}]"
     )
-    snapshot = build_snapshot(config, generation=4, resolved={"query:80": [ONE, TWO]}, slots=SlotAllocator())
+    snapshot = build_snapshot(config, generation=4, resolved={"query:80": [ONE, TWO]}, slots=Slots())
     first, second, third = snapshot.clusters[0].endpoints
     assert snapshot.generation == 4
     assert (first.id, first.slot, first.address, first.name) == ("a/10.0.0.1:80", 0, ONE, "query:80")
@@ -62,9 +62,7 @@ def test_a_name_becomes_an_endpoint_for_each_address():
 
 def test_two_names_for_one_address_are_one_endpoint():
     resolved = {"q:80": [ONE], "r:80": [ONE, TWO]}
-    snapshot = build_snapshot(
-        clusters("q:80", "r:80"), generation=1, resolved=resolved, slots=SlotAllocator()
-    )
+    snapshot = build_snapshot(clusters("q:80", "r:80"), generation=1, resolved=resolved, slots=Slots())
     assert [(each.name, each.address) for each in snapshot.clusters[0].endpoints] == [
         ("q:80", ONE),
         ("r:80", TWO),
@@ -74,9 +72,10 @@ def test_two_names_for_one_address_are_one_endpoint():
 def test_endpoints_keep_their_slots_until_they_are_released():
     slots = SlotAllocator()
     config = clusters("q:80")
+    all_slots = Slots(endpoints=slots)
 
     def slots_of(*addresses: TcpAddress) -> list[int]:
-        snapshot = build_snapshot(config, generation=1, resolved={"q:80": addresses}, slots=slots)
+        snapshot = build_snapshot(config, generation=1, resolved={"q:80": addresses}, slots=all_slots)
         return [endpoint.slot for endpoint in snapshot.clusters[0].endpoints]
 
     three = TcpAddress("10.0.0.3", 80)
@@ -95,11 +94,12 @@ def test_endpoints_keep_their_slots_until_they_are_released():
 def test_a_full_allocator_refuses_and_takes_nothing():
     slots = SlotAllocator(capacity=3)
     slots.slot("x")
+    all_slots = Slots(endpoints=slots)
     with pytest.raises(ConfigError, match="at most 3 endpoints"):
         build_snapshot(
-            clusters("10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"), generation=1, resolved={}, slots=slots
+            clusters("10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"), generation=1, resolved={}, slots=all_slots
         )
-    assert slots.ids == {"x"}
+    assert slots.ids == {"x"} and not all_slots.clusters.ids
     assert slots.slot("y") == 1
 
 
@@ -138,7 +138,7 @@ access_log: {sink: stdout}
 
 def test_everything_of_the_file_is_in_the_snapshot():
     config = load_bytes(FULL.encode(), "f", Path("/nonexistent"), {})
-    snapshot = build_snapshot(config, generation=1, resolved={}, slots=SlotAllocator())
+    snapshot = build_snapshot(config, generation=1, resolved={}, slots=Slots())
     assert snapshot.listeners == (
         ListenerSpec("six", TcpAddress("::", 80)),
         ListenerSpec("listener-2", UnixAddress("/run/a"), ("unix", "10.0.0.0/8"), True),
@@ -157,7 +157,7 @@ def test_everything_of_the_file_is_in_the_snapshot():
 
 def test_routes_in_the_snapshot():
     config = load_bytes(FULL.encode(), "f", Path("/nonexistent"), {})
-    routes = build_snapshot(config, generation=1, resolved={}, slots=SlotAllocator()).routes
+    routes = build_snapshot(config, generation=1, resolved={}, slots=Slots()).routes
     assert [route.name for route in routes] == ["all", "route-2", "route-3", "route-4"]
     assert routes[0].match == MatchSpec(
         "six", "*.a.b", "", "/q", frozenset({"GET", "PUT"}), (("x-a", "1"), ("x-b", "*"))

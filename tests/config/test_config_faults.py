@@ -120,9 +120,10 @@ REPLACED = [
     ),
     (
         "name: etl\n",
-        "name: etl\n    §health_check: {path: /}\n",
-        "clusters[0].health_check: is not a known key, got 'health_check', expected one of balancer, dns,"
-        " endpoints, hash, name, pool, sticky, timeouts, tls",
+        "name: etl\n    §scaler: {}\n",
+        "clusters[0].scaler: is not a known key, got 'scaler', expected one of balancer,"
+        " circuit_breaker, dns, endpoints, hash, health_check, name, outlier_detection, panic_percent, pool,"
+        " queue, retry, slow_start, sticky, timeouts, tls",
     ),
     (
         "name: etl\n",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.certificates import Authority
 
-from proxy.config.build import SlotAllocator, build_snapshot
+from proxy.config.build import Slots, build_snapshot
 from proxy.config.certificates import read_certificate
 from proxy.config.faults import BadValue, InvalidConfig
 from proxy.config.load import load_bytes, load_file
@@ -224,7 +224,7 @@ def test_a_snapshot_has_all_that_a_worker_needs(folder):
         config,
         generation=1,
         resolved={"query-1:9001": [TcpAddress("10.0.0.9", 9001)]},
-        slots=SlotAllocator(),
+        slots=Slots(),
         material=material,
     )
     secure, plain = snapshot.listeners
@@ -252,7 +252,7 @@ def test_the_configured_name_goes_before_the_endpoints_own(folder):
         text_of(cluster_tls="{ca: ca.crt, server_name: A.Example.}").encode(), "f", folder, {}
     )
     material = read_material(config, now=time.time())
-    snapshot = build_snapshot(config, generation=1, resolved={}, slots=SlotAllocator(), material=material)
+    snapshot = build_snapshot(config, generation=1, resolved={}, slots=Slots(), material=material)
     assert [each.server_name for each in snapshot.clusters[0].endpoints] == ["a.example"]
 
 

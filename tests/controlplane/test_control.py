@@ -388,9 +388,9 @@ def test_the_next_control_goes_on_where_the_last_one_ended():
         await world.control.start()
         assert world.published[-1].generation == last.generation + 1
         assert world.published[-1].clusters == last.clusters
-        held = held_slots(last, world.board)
-        assert sorted(held.values()) == [0, 1, 2, 3, 4]
-        assert sum(name.startswith("(") for name in held) == 2
+        held = held_slots(last, world.board).endpoints
+        assert sorted(held.slot(each) for each in held.ids) == [0, 1, 2, 3, 4]
+        assert sum(name.startswith("(") for name in held.ids) == 2
         assert known_addresses(last) == {"query:9000": (TcpAddress("10.0.0.2", 9000),)}
         await world.control.stop()
 

@@ -1,9 +1,9 @@
 """When a scoreboard row may serve another endpoint."""
 
-from proxy.config.build import SlotAllocator
+from proxy.config.build import SlotAllocator, Slots
 from proxy.controlplane.slots import KEEP_S, SlotReaper
 from proxy.model import TcpAddress
-from proxy.scoreboard import E_CONNECTIONS, E_IN_FLIGHT, E_RETRIES, Scoreboard
+from proxy.scoreboard import E_CONNECTIONS, E_IN_FLIGHT, E_RETRIES, K_PENDING, K_RETRIES, Scoreboard
 from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
 
 
@@ -11,7 +11,8 @@ class World:
     def __init__(self):
         self.board = Scoreboard(workers=2, endpoints=2)
         self.slots = SlotAllocator(2)
-        self.reaper = SlotReaper(self.slots, self.board)
+        self.clusters = SlotAllocator(2)
+        self.reaper = SlotReaper(Slots(self.slots, self.clusters), self.board)
 
     def show(self, generation, *ids, now):
         specs = tuple(
@@ -59,3 +60,16 @@ def test_time_that_goes_backwards_releases_nothing():
     world.show(1, "a", now=100)
     world.show(2, now=100)
     assert world.reaper.sweep(applied_generation=2, now=0) == []
+
+
+def test_a_clusters_row_is_released_when_nobody_waits_in_it():
+    world = World()
+    slot = world.clusters.slot("c")
+    world.show(1, now=0)
+    row = world.board.cluster_row(1, slot)
+    row[K_PENDING], row[K_RETRIES] = 1, 5
+    world.reaper.on_snapshot(Snapshot(2, (), (), ()), now=10)
+    assert world.reaper.sweep(applied_generation=2, now=10 + KEEP_S) == []
+    row[K_PENDING] = 0
+    assert world.reaper.sweep(applied_generation=2, now=10 + KEEP_S) == ["c"]
+    assert "c" not in world.clusters and row[K_RETRIES] == 0

@@ -35,7 +35,7 @@ from proxy.scoreboard import (
 )
 from proxy.supervisor import ControlProcess, Supervisor
 from proxy.systemd import Notifier
-from proxy.workforce import RETIRE_SLACK_S, Assignment, Workforce
+from proxy.workforce import RETIRE_SLACK_S, Assignment, PostOffice, Workforce
 
 WORKERS = 2
 
@@ -49,14 +49,16 @@ class World:
         self.reexecs = []
         monkeypatch.setattr(children, "start", self._start)
         self.board = Scoreboard(workers=4, endpoints=2)
-        self.workforce = Workforce(self.board)
+        self.post = PostOffice(self.board)
+        self.workforce = Workforce(self.board, self.post)
         self.supervisor = self.new_supervisor()
 
     def new_supervisor(self):
         return Supervisor(
             board=self.board,
-            control=ControlProcess(self.board, ["--config", "f"]),
+            control=ControlProcess(self.board, self.post, ["--config", "f"]),
             workforce=self.workforce,
+            post=self.post,
             sockets=ListeningSockets(),
             notifier=Notifier({}, 1),
             monotonic=lambda: self.now,
@@ -136,7 +138,7 @@ class World:
         self.close_copies()
         children_left = {each.process.pid for each in self.spawned}
         wait_for(lambda: not children_left & set(_alive(children_left)))
-        self.workforce.close()
+        self.post.close()
         if self.supervisor.control.channel is not None:
             self.supervisor.control.channel.close()
         for fd in self.supervisor.describe()["kept"].values():
@@ -330,8 +332,8 @@ def test_after_a_re_exec_old_workers_leave_when_new_ones_serve(world):
     state = world.supervisor.describe()
     assert state["drain_timeout_s"] == 7.0
     old = [each["pid"] for each in state["workers"]]
-    mailboxes = [slot.mailbox for slot in world.workforce.slots]
-    world.workforce = Workforce(world.board, mailboxes)
+    world.post = PostOffice(world.board, world.post.workers, world.post.control)
+    world.workforce = Workforce(world.board, world.post)
     for worker in state["workers"]:
         world.workforce.restore(worker["slot"], worker["pid"], worker["kill_at"])
     world.supervisor.control.channel.close()

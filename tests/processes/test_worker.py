@@ -7,8 +7,9 @@ import socket
 import pytest
 
 from proxy.clock import SystemClock
-from proxy.config.build import SlotAllocator, build_snapshot
+from proxy.config.build import Slots, build_snapshot
 from proxy.config.schema import Config
+from proxy.mailbox import Posts
 from proxy.scoreboard import Scoreboard
 from proxy.worker import Worker
 
@@ -23,7 +24,7 @@ CONFIG = {
 @pytest.mark.parametrize("clients", [1, 3])
 def test_a_drain_answers_who_waits_in_the_backlog(clients: int) -> None:
     """They were accepted by the kernel, and nobody else is there to serve them."""
-    snapshot = build_snapshot(Config.model_validate(CONFIG), generation=1, resolved={}, slots=SlotAllocator())
+    snapshot = build_snapshot(Config.model_validate(CONFIG), generation=1, resolved={}, slots=Slots())
 
     async def drain() -> int:
         worker = Worker(
@@ -31,6 +32,7 @@ def test_a_drain_answers_who_waits_in_the_backlog(clients: int) -> None:
             scoreboard=Scoreboard(),
             loop=asyncio.get_running_loop(),
             clock=SystemClock(),
+            posts=Posts([]),
             rng=random.Random(1),
         )
         worker.apply(snapshot, {"plain": listening})
