@@ -35,10 +35,12 @@ class Reason(Enum):
     VERSION_UNSUPPORTED = 505, "only HTTP/1.0 and HTTP/1.1 are spoken here"
     CLIENT_GONE = 499, "the client went away"
     SLOW_CLIENT = 499, "the client read or wrote too slowly"
+    RATE_LIMITED = 429, "too many requests"
     # Nowhere to send it.
     NO_ROUTE = 404, "no route matches this request"
     NO_ENDPOINT = 503, "no endpoint is available"
-    OVERLOADED = 503, "every endpoint is at its connection limit"
+    OVERLOADED = 503, "every endpoint is busy"
+    QUEUE_TIMEOUT = 503, "every endpoint was busy for too long"
     OVER_BUFFER_BUDGET = 503, "too many bytes are buffered"
     TOO_MANY_CONNECTIONS = 503, "too many connections from this address"
     OUT_OF_DESCRIPTORS = 503, "the proxy has no file descriptor left"
@@ -103,12 +105,14 @@ class DownstreamError(ExchangeError):
 
 
 class RoutingError(ExchangeError):
-    """Nobody's fault but there is nowhere to send the request."""
+    """Nobody's fault but there is nowhere to send the request, or not now."""
 
-    def __init__(self, reason: Reason, allow: bytes = b"") -> None:
+    def __init__(self, reason: Reason, allow: bytes = b"", retry_after_s: int = 0) -> None:
         super().__init__(reason)
         self.allow = allow
         """Value of the Allow field of a 405; empty otherwise."""
+        self.retry_after_s = retry_after_s
+        """Value of Retry-After; 0 = none."""
 
 
 class UpstreamError(ExchangeError):
