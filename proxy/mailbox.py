@@ -60,11 +60,15 @@ class Channel:
         """Send a message with copies of `fds`; false when there is no room for it now, and then nothing was sent: the
         channel is full, or more descriptors are on their way than a process may have open.
 
-        Raises `OSError` when the other end is closed.
+        Raises `OSError` when the other end is closed, and `ValueError` for a message longer than `MAX_MESSAGE_BYTES`,
+        of which the receiver would read only the beginning.
         """
+        data = json.dumps(body).encode()
+        if len(data) > MAX_MESSAGE_BYTES:
+            raise ValueError(f"a message of {len(data)} bytes is longer than {MAX_MESSAGE_BYTES}")
         control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
         try:
-            self._sock.sendmsg([json.dumps(body).encode()], control)
+            self._sock.sendmsg([data], control)
         except BlockingIOError:
             return False
         except OSError as error:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from proxy.mailbox import MAX_DESCRIPTORS, channel_pair, sealed, unsealed
+from proxy.mailbox import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES, channel_pair, sealed, unsealed
 
 
 @pytest.fixture
@@ -44,6 +44,15 @@ def test_as_many_descriptors_as_the_kernel_takes(pair):
     assert len(message.fds) == MAX_DESCRIPTORS
     message.close()
     os.close(fd)
+
+
+def test_what_the_receiver_would_cut_is_not_sent(pair):
+    longest = "x" * (MAX_MESSAGE_BYTES - len('{"text": ""}'))
+    assert pair[0].send({"text": longest})
+    assert pair[1].receive().body == {"text": longest}
+    with pytest.raises(ValueError, match="65537 bytes is longer than 65536"):
+        pair[0].send({"text": longest + "x"})
+    assert pair[1].receive() is None
 
 
 def test_a_full_channel_takes_nothing_and_goes_on_later(pair):
