@@ -88,6 +88,15 @@ def reap() -> list[tuple[int, int]]:
         ended.append((pid, os.waitstatus_to_exitcode(status)))
 
 
+def is_child(pid: int) -> bool:
+    """Whether process `pid` is a child of this one, and has not been reaped. Its id may be another's by now if not."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
 def usage(pid: int) -> tuple[float, bool]:
     """CPU seconds that process `pid` used, and whether it is stopped (SIGSTOP, not a debugger); zero when gone."""
     try:

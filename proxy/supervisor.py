@@ -204,8 +204,9 @@ class Supervisor:
         self._kept = dict(kept)
         self._old_drain_timeout_s = drain_timeout_s
         self.board.parent_row[P_STATE] = STATE_RUNNING
-        self.control.pid = control_pid
-        self.control.stop(self._monotonic())
+        if control_pid and children.is_child(control_pid):
+            self.control.pid = control_pid
+            self.control.stop(self._monotonic())
 
     def run(self) -> int:
         """Run until everything has ended. Returns the exit code: 0 after a drain, 1 when forced, control's own when it

@@ -226,13 +226,16 @@ class Workforce:
         return len(ready) >= assignment.workers
 
     def restore(self, number: int, pid: int, kill_at: float) -> None:
-        """Take over a worker that was started before a re-exec; `kill_at` > 0 when it retires already."""
+        """Take over a worker that was started before a re-exec; `kill_at` > 0 when it retires already. One that is no
+        child any more has ended."""
         slot = self.slots[number]
         slot.pid = slot.row[S_PID] = pid
         slot.is_old = True
         slot.kill_at = kill_at
         slot.state = SLOT_RETIRING if kill_at else SLOT_SERVING
         self._count_used(number)
+        if not children.is_child(pid):
+            slot.on_exit(slot.row[S_EXIT], slot.started_at)
 
     def step(self, assignment: Assignment, now: float) -> None:
         """Start, retire and inform workers, so that `assignment` comes true."""

@@ -327,6 +327,27 @@ def test_a_preflight_decides(world):
     assert world.reexecs == [world.supervisor]
 
 
+def test_who_is_gone_after_a_re_exec_is_not_waited_for(world):
+    """They ended and were reaped: no exit of theirs will ever be told, and the ids may be others' by now."""
+    world.serve()
+    state = world.supervisor.describe()
+    world.board.worker_row(0)[W_CONNECTIONS] = 5
+    gone = [state["workers"][0]["pid"], state["control"]]
+    for pid in gone:
+        world.kill(pid)
+        os.waitpid(pid, 0)
+    world.workforce = Workforce(world.board, world.post)
+    for worker in state["workers"]:
+        world.workforce.restore(worker["slot"], worker["pid"], worker["kill_at"])
+    world.supervisor.control.channel.close()
+    world.supervisor = world.new_supervisor()
+    world.supervisor.resume(state["control"], state["kept"], state["drain_timeout_s"])
+    assert world.states()[:2] == [SLOT_EMPTY, SLOT_SERVING]
+    assert world.board.worker_row(0)[W_CONNECTIONS] == 0
+    world.step()
+    assert world.supervisor.control.pid not in (0, state["control"])
+
+
 def test_after_a_re_exec_old_workers_leave_when_new_ones_serve(world):
     world.serve()
     state = world.supervisor.describe()
