@@ -1,15 +1,24 @@
 """The parent's child processes: how they are started, what /proc says of them, and that they end with the parent.
 
+Parent and children are one program, which agrees on arguments, messages and memory by being the same. An upgrade puts
+another in its place while the parent runs, and from then on each start is of that one. So the parent passes a mark of
+what it is, as the first argument, and a child of another program ends before it looks at anything else. This much is
+the same in all versions: the place of the mark, and `EXIT_OTHER_PROGRAM`.
+
 Standard library only: the parent and its children import this.
 """
 
 import ctypes
+import functools
 import os
 import signal
 import sys
 import sysconfig
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from pathlib import Path
+
+import proxy
 
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -19,6 +28,30 @@ _ALL_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 # What the parent passes on to children that may not be able to handle it yet: it waits instead of ending them.
 _LATE_SIGNALS = (signal.SIGHUP, signal.SIGUSR1)
+
+EXIT_OTHER_PROGRAM = 100
+"""Exit code of a child that is of another program than its parent."""
+_MARK_OPTION = "--program"
+
+
+@functools.cache
+def program_mark() -> str:
+    """What tells this program from another one in its place: a digest of its version and its source. To be asked for
+    first when a process starts, while the files are still those that it runs."""
+    root = Path(proxy.__file__).parent
+    digest = blake2b(proxy.__version__.encode(), digest_size=8)
+    for path in sorted(root.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(b"%s %d " % (str(path.relative_to(root)).encode(), len(content)))
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def take_program_mark(argv: list[str]) -> None:
+    """Take the parent's mark from a child's command line; ends the child when it is of another program."""
+    if argv[1:3] != [_MARK_OPTION, program_mark()]:
+        raise SystemExit(EXIT_OTHER_PROGRAM)
+    del argv[1:3]
 
 
 def command(module: str, *arguments: str) -> list[str]:
@@ -45,7 +78,7 @@ def start(module: str, arguments: Sequence[str], fds: Iterable[int] = ()) -> int
     Children get a process group of their own: Ctrl-C in a terminal is for the parent, which drains them. Raises
     `OSError`.
     """
-    argv = command(module, "--parent", str(os.getpid()), *arguments)
+    argv = command(module, _MARK_OPTION, program_mark(), "--parent", str(os.getpid()), *arguments)
     return os.posix_spawn(
         argv[0],
         argv,

@@ -446,6 +446,7 @@ def is_acceptable(file: str) -> bool:
 
 def main() -> int:
     """The process, until it is told to stop. Returns its exit code."""
+    children.take_program_mark(sys.argv)
     parser = argparse.ArgumentParser(prog="python -m proxy.control")
     parser.add_argument("--config", required=True)
     parser.add_argument("--workers", type=int)

@@ -64,12 +64,14 @@ def raise_descriptor_limit() -> None:
 
 def main() -> None:
     """The parent process. Ends it."""
+    children.program_mark()
     parser = argparse.ArgumentParser(prog="python -m proxy.parent")
     parser.add_argument("--config")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--resume", type=int, help="descriptor of what a re-exec handed over")
     parser.add_argument("--preflight", action="store_true", help="only show that it would start")
     parser.add_argument("--parent", type=int, help="who started the preflight")
+    parser.add_argument("--program", help="mark of what started it")
     options = parser.parse_args()
     if options.preflight:
         sys.exit(_preflight(options.config))

@@ -190,6 +190,8 @@ class Supervisor:
         self._preflight = 0
         self._preflight_until = 0.0
         self._is_replacing = False
+        self._is_outdated = False
+        """The program that is installed now is not this one."""
         self._next_watchdog = 0.0
         self._exit_code: int | None = None
         row = board.parent_row
@@ -321,25 +323,31 @@ class Supervisor:
             self._control_fd = -1
 
     def _on_exit(self, pid: int, code: int, now: float) -> None:
-        if pid == self.control.pid:
-            self._on_control_exit(code, now)
-        elif pid == self._preflight:
+        if pid == self._preflight:
             self._preflight = 0
             self._finish_preflight(code)
+            return
+        if pid == self.control.pid:
+            is_missed = self._on_control_exit(code, now)
         else:
-            self.workforce.on_exit(pid, code, now)  # others are orphans that PID 1 inherits
+            is_missed = self.workforce.on_exit(pid, code, now)  # others are orphans that PID 1 inherits
+        if is_missed and code == children.EXIT_OTHER_PROGRAM:
+            self._on_other_program()
 
-    def _on_control_exit(self, code: int, now: float) -> None:
+    def _on_control_exit(self, code: int, now: float) -> bool:
+        """True when the daemon goes on and needs another one."""
         self._ignore_control()
         pause_s = self.control.on_exit(code, now)
         if self._is_draining:
-            return
+            return False
         if self.assignment is None and not self._is_resumed:
             # It has said why.
             self._exit_code = code if code > 0 else EXIT_FAILED
-            return
-        if not self.control.was_stopped:
-            _log.error("control ended with %d; traffic goes on, the next one starts in %g s", code, pause_s)
+            return False
+        if self.control.was_stopped:
+            return False
+        _log.error("control ended with %d; traffic goes on, the next one starts in %g s", code, pause_s)
+        return True
 
     def _on_control_readable(self, fd: int) -> None:
         channel = self.control.channel
@@ -391,6 +399,16 @@ class Supervisor:
             _log.info("ready: %d workers", assignment.workers)
 
     # ------------------------------------------------------------------ re-exec
+
+    def _on_other_program(self) -> None:
+        """A child would not be of this program, so nothing that ends can be replaced before the parent is."""
+        if not self._is_outdated:
+            self._is_outdated = True
+            _log.error(
+                "another program is installed than the one that runs, and what ended cannot be replaced: the daemon "
+                "has to become that program (signal SIGUSR2); trying it now, and again with each failed start"
+            )
+        self._begin_reexec()
 
     def _begin_reexec(self) -> None:
         """See first whether the installed program starts and likes the file: an exec cannot be taken back."""

@@ -15,6 +15,7 @@ import os
 import random
 import signal
 import socket
+import sys
 from collections import Counter
 from collections.abc import Mapping
 
@@ -252,6 +253,7 @@ class _Process:
 
 def main() -> int:
     """The process, until it is told to stop. Returns its exit code."""
+    children.take_program_mark(sys.argv)
     parser = argparse.ArgumentParser(prog="python -m proxy.worker")
     for name in ("parent", "slot", "board", "mailbox"):
         parser.add_argument(f"--{name}", type=int, required=True)

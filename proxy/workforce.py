@@ -144,8 +144,8 @@ class WorkerSlot:
             self.kill_at = now + drain_timeout_s + RETIRE_SLACK_S
             children.send(self.pid, signal.SIGTERM)
 
-    def on_exit(self, code: int, now: float) -> None:
-        """The worker has ended."""
+    def on_exit(self, code: int, now: float) -> bool:
+        """The worker has ended; true when another one has to take its place."""
         self._board.clear_gauges(self.number)
         # What it did not read holds descriptors: a listening socket would stay open with nobody to accept from it.
         while (message := self.mailbox[0].receive()) is not None:
@@ -154,11 +154,12 @@ class WorkerSlot:
         self.row[S_EXIT] = code
         if self._state == SLOT_RETIRING or self.is_old:
             self.state = SLOT_EMPTY
-            return
+            return False
         pause_s = self.restarts.on_death(now - self.started_at)
         _log.error("worker %d ended with %d; the next one starts in %g s", self.number, code, pause_s)
         self.start_at = now + pause_s
         self.state = SLOT_WAITING
+        return True
 
     def check(self, now: float) -> None:
         """Kill the worker if it hangs, or has taken too long to retire."""
@@ -268,12 +269,8 @@ class Workforce:
                 slot.check(now)
 
     def on_exit(self, pid: int, code: int, now: float) -> bool:
-        """A child ended; false when it was none of the workers."""
-        for slot in self.slots:
-            if slot.pid == pid:
-                slot.on_exit(code, now)
-                return True
-        return False
+        """A child ended; true when it was a worker that has to be replaced."""
+        return any([slot.on_exit(code, now) for slot in self.slots if slot.pid == pid])
 
     def retire_all(self, now: float, drain_timeout_s: float) -> None:
         """Have all workers finish what they have, and start no more."""

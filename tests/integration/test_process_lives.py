@@ -140,6 +140,47 @@ def test_a_broken_program_does_not_replace(start_daemon: StartDaemon, origin: Or
     assert daemon.wait() == 0
 
 
+def install_other(lib: Path) -> None:
+    """Put a program in the place of the one in `lib` whose parts call things otherwise among themselves."""
+    for name, old, new in (
+        ("worker.py", '"slot"', '"place"'),
+        ("worker.py", "options.slot", "options.place"),
+        ("workforce.py", '"--slot"', '"--place"'),
+        ("__init__.py", "__version__ =", "__version__ = 'not '"),
+    ):
+        file = lib / "proxy" / name
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("victim", ["worker", "control"])
+def test_upgraded_without_a_word(
+    start_daemon: StartDaemon, origin: Origin, tmp_path: Path, victim: str
+) -> None:
+    """Another program is installed, nobody signals, and a process dies: the daemon becomes that program by itself, once
+    it starts; until then what is left goes on."""
+    shutil.copytree(ROOT / "proxy", tmp_path / "lib" / "proxy")
+    daemon = start_daemon(settings.simple(origin.address, workers=2), root=tmp_path / "lib")
+    before, config = daemon.status(), daemon.file.read_text()
+    old = {one["id"]: one["pid"] for one in before["workers"]}
+    install_other(tmp_path / "lib")
+    daemon.file.write_text("listeners: 3")
+    os.kill(old[0] if victim == "worker" else before["control"]["pid"], signal.SIGKILL)
+    wait_for(lambda: daemon.stderr().count("would not start (2)") > 1, "two refusals")
+    assert daemon.stderr().count("signal SIGUSR2") == 1
+    with Client(daemon.address()) as client:
+        client.assert_open("/")
+    daemon.file.write_text(config)
+    wait_for(lambda: _is_all_new(daemon, old), "the new program", 30.0)
+    wait_for(lambda: is_whole(daemon), "the old workers to end")
+    after = daemon.status()
+    assert (after["reexecs_total"], after["version"]) == (1, "not " + before["version"])
+    assert "unrecognized arguments" not in daemon.stderr()
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+
+
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[socket.socket]:
     """A service manager's notification socket."""

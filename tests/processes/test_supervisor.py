@@ -327,6 +327,55 @@ def test_a_preflight_decides(world):
     assert world.reexecs == [world.supervisor]
 
 
+def end_preflight(world, code):
+    """Have the trial start of the installed program, which must be running, end with `code`."""
+    preflight = world.running("proxy.parent")[-1]
+    preflight.process.kill()
+    preflight.process.wait()
+    world.supervisor._on_exit(preflight.process.pid, code, world.now)
+
+
+@pytest.mark.parametrize("what", ["worker", "control"])
+def test_children_of_another_program_have_the_daemon_replaced(world, caplog, what):
+    """Somebody upgraded and did not say so: what ended can only be replaced by that program, so it takes over."""
+    world.serve()
+    pid = world.workforce.slots[0].pid if what == "worker" else world.supervisor.control.pid
+    end_by_code(world, pid, children.EXIT_OTHER_PROGRAM)
+    end_preflight(world, 1)
+    world.step()
+    assert world.reexecs == [], "a program that does not start replaces nobody"
+    pid = world.workforce.slots[0].pid if what == "worker" else world.supervisor.control.pid
+    end_by_code(world, pid, children.EXIT_OTHER_PROGRAM)
+    end_preflight(world, 0)
+    world.step()
+    assert world.reexecs == [world.supervisor]
+    assert caplog.text.count("SIGUSR2") == 1
+
+
+def end_by_code(world, pid, code):
+    """Have a child end, as if by itself."""
+    world.kill(pid)
+    os.waitpid(pid, 0)
+    world.supervisor._on_exit(pid, code, world.now)
+    world.step()
+
+
+def test_an_old_child_of_another_program_says_nothing_new(world):
+    """It was started by the program before this one, and ended when this one was there already."""
+    world.serve()
+    world.make_deaf(world.supervisor.control.pid)
+    state = world.supervisor.describe()
+    world.workforce = Workforce(world.board, world.post)
+    for worker in state["workers"]:
+        world.workforce.restore(worker["slot"], worker["pid"], worker["kill_at"])
+    world.supervisor.control.channel.close()
+    world.supervisor = world.new_supervisor()
+    world.supervisor.resume(state["control"], state["kept"], state["drain_timeout_s"])
+    for pid in (state["workers"][0]["pid"], state["control"]):
+        end_by_code(world, pid, children.EXIT_OTHER_PROGRAM)
+    assert world.running("proxy.parent") == []
+
+
 def test_who_is_gone_after_a_re_exec_is_not_waited_for(world):
     """They ended and were reaped: no exit of theirs will ever be told, and the ids may be others' by now."""
     world.serve()
