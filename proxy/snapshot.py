@@ -159,7 +159,7 @@ class ClusterSpec:
     hash: HashSpec | None = None
     """With `consistent_hashing` alone."""
     ring: bytes = field(default=b"", repr=False)
-    """`hashring.ring_points` of the endpoints in their order; empty for balancers that do not hash."""
+    """`hashring.ring_points` of the endpoints' ids in their order; empty for balancers that do not hash."""
     sticky: StickySpec | None = None
     timeouts: UpstreamTimeouts = UpstreamTimeouts()
     pool: PoolParams = PoolParams()

@@ -54,7 +54,7 @@ def _consistent_hashing(spec: ClusterSpec, members: Sequence[Any], rng: Random) 
     percent = spec.hash.max_load_percent if spec.hash is not None else 0
     return ConsistentHash(
         members,
-        HashRing(spec.ring),
+        HashRing(spec.ring, [member.weight for member in members]),
         bound=percent / 100 if percent else None,
         fallback=_least_connections(spec, members, rng),
     )

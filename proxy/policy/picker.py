@@ -219,9 +219,14 @@ class ConsistentHash(Generic[C]):
     The ring is that of the full membership, so that a member's absence moves its own keys alone; those who are not
     among the candidates are passed over, and the bound is that of the candidates. A request without a key goes where
     `fallback` says, and so does one whose first `hashring.MAX_STEPS` owners cannot take it.
+
+    Of candidates that are the same tuple as last time, as a caller passes while nothing changes, what is worked out once
+    is kept: who they are, and their weight.
     """
 
-    __slots__ = ("_bound", "_fallback", "_members", "_recount_in", "_ring", "_total", "_weight")
+    __slots__ = (
+        "_bound", "_candidates", "_fallback", "_members", "_present", "_recount_in", "_ring", "_total", "_weight",
+    )  # fmt: skip
 
     def __init__(
         self, members: Sequence[C], ring: HashRing, *, bound: float | None, fallback: Picker[C]
@@ -231,7 +236,10 @@ class ConsistentHash(Generic[C]):
         self._ring = ring
         self._bound = bound
         self._fallback = fallback
-        self._weight = sum(member.weight for member in members)
+        self._candidates: Sequence[C] = ()
+        self._present: frozenset[str] | None = None
+        """Ids of the candidates; `None` = all members."""
+        self._weight = 0
         self._total = 0
         self._recount_in = 0
 
@@ -240,22 +248,29 @@ class ConsistentHash(Generic[C]):
         if key is None or not candidates:
             return self._fallback.pick(candidates, facts)
         members = self._members
-        # Candidates are members, so as many are all of them.
-        is_all = len(candidates) == len(members)
-        share = self._share(candidates, is_all)
+        if candidates is not self._candidates or not isinstance(candidates, tuple):
+            self._meet(candidates)
+        present = self._present
+        share = self._share(candidates)
         for position in self._ring.owners(key_point(key)):
             member = members[position]
-            if (is_all or member in candidates) and member.in_flight < share * member.weight:
+            if (present is None or member.id in present) and member.in_flight < share * member.weight:
                 return member
         return self._fallback.pick(candidates, facts)
 
-    def _share(self, candidates: Sequence[C], is_all: bool) -> float:
+    def _meet(self, candidates: Sequence[C]) -> None:
+        """Work out what is needed of candidates that are others than last time."""
+        self._candidates = candidates
+        # Candidates are members, so as many are all of them.
+        is_all = len(candidates) == len(self._members)
+        self._present = None if is_all else frozenset([candidate.id for candidate in candidates])
+        self._weight = sum([candidate.weight for candidate in candidates])
+        self._recount_in = 0
+
+    def _share(self, candidates: Sequence[C]) -> float:
         """Requests in flight per unit of weight, at which a member takes no more."""
         if self._bound is None:
             return inf
-        if not is_all:
-            total = sum([candidate.in_flight for candidate in candidates])
-            return self._bound * (total + 1) / sum([candidate.weight for candidate in candidates])
         if self._recount_in > 0:
             # Of many members the sum is too dear for every pick. Between two recounts it only grows, by what is
             # picked: by a 64th of the number of members at most, whom that makes a little too welcome.

@@ -20,7 +20,7 @@ def endpoint(name, slot, **more):
 
 def cluster(*endpoints, name="c", balancer="round_robin", **more):
     if balancer == "consistent_hashing":
-        points = ring_points(tuple((one.id, one.weight) for one in endpoints))
+        points = ring_points(tuple(one.id for one in endpoints))
         more = {"hash": HashSpec(path=True), "ring": points, **more}
     return ClusterSpec(name, balancer, endpoints, **more)
 

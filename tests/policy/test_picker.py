@@ -49,7 +49,7 @@ def picks(picker, candidates, count):
 
 
 def new(name, members=(), seed=1):
-    points = ring_points(tuple((member.id, member.weight) for member in members))
+    points = ring_points(tuple(member.id for member in members))
     return make_picker(ClusterSpec("c", name, hash=HashSpec(path=True), ring=points), members, Random(seed))
 
 
@@ -214,7 +214,9 @@ def test_p2c_spreads_evenly():
 
 
 def hashed(members, bound=1.25):
-    ring = HashRing(ring_points(tuple((member.id, member.weight) for member in members)))
+    ring = HashRing(
+        ring_points(tuple(member.id for member in members)), [member.weight for member in members]
+    )
     return ConsistentHash(
         members, ring, bound=bound, fallback=LeastLoaded(connections_per_weight, RoundRobin())
     )
@@ -277,15 +279,29 @@ def test_consistent_hash_without_a_bound():
 
 
 def test_consistent_hash_gives_up_the_walk():
-    """One usable member with one point of 321 is hardly ever among the first 256, and is found all the same."""
-    members = [Endpoint("a", 1), Endpoint("b", 65535)]
+    """One usable member of a thousand is hardly ever among the first 256 points, and is found all the same."""
+    members = [Endpoint(str(number)) for number in range(1000)]
     picker = hashed(members)
-    assert {picker.pick(members[:1], key(number)).id for number in range(20)} == {"a"}
+    assert {picker.pick(members[:1], key(number)).id for number in range(20)} == {"0"}
+
+
+@pytest.mark.parametrize("bound", [None, 1.25, 3.0])
+def test_who_is_not_usable_moves_only_its_own_keys(bound):
+    """Idle members are below any bound, so who owns a key and is there has it, however many others are not."""
+    members = tuple(Endpoint(str(number), 1 + number % 3) for number in range(8))
+    picker = hashed(members, bound)
+    owners = {number: picker.pick(members, key(number)) for number in range(200)}
+    for mask in range(1, 1 << 8, 5):
+        usable = tuple(member for position, member in enumerate(members) if mask >> position & 1)
+        for number, owner in owners.items():
+            picked = picker.pick(usable, key(number))
+            assert picked is owner if owner in usable else picked in usable
 
 
 def test_consistent_hash_adds_up_many_loads_now_and_then():
     """With 2 · 64 members every third pick counts anew; in between each pick counts as one more."""
     members = [Endpoint(str(number)) for number in range(2 * EXACT_MEMBERS)]
+    members = tuple(members)
     picker = hashed(members)
     totals = []
     for number in range(6):
