@@ -7,6 +7,7 @@ Map of the package, from the pure core outwards; imports point from the bottom o
     policy/                 pure decisions: routes, pickers
     scoreboard              gauges and counters in single-writer rows
     mailbox listening       messages with descriptors between processes; listening sockets
+    permits                 permits and trials of endpoints, exact over all workers by kernel locks
     children systemd        child processes; what a service manager wants to hear
     snapshot_codec          snapshots as bytes
     workforce supervisor    the parent's part: worker slots; the loop that starts and replaces

@@ -22,6 +22,7 @@ from proxy import children
 from proxy.clock import SystemClock
 from proxy.listening import ListeningSockets
 from proxy.mailbox import Channel, sealed, unsealed
+from proxy.permits import LockFiles
 from proxy.scoreboard import P_REEXECS, P_USED_SLOTS, SLOTS, LayoutMismatch, Scoreboard
 from proxy.supervisor import ControlProcess, Supervisor
 from proxy.systemd import Notifier, take_listen_fds
@@ -105,7 +106,7 @@ def _supervisor(options: argparse.Namespace) -> Supervisor:
     sockets = ListeningSockets(take_listen_fds(os.environ, os.getpid()))
     for key, fd, is_inherited in state.get("sockets", ()):
         sockets.restore(key, socket.socket(fileno=_keep(fd)), is_inherited=is_inherited)
-    workforce = Workforce(board, post)
+    workforce = Workforce(board, post, LockFiles([_keep(fd) for fd in state.get("locks", ())]))
     for worker in state.get("workers", ()):
         workforce.restore(worker["slot"], worker["pid"], worker["kill_at"])
     control = ControlProcess(board, post, arguments)
@@ -151,7 +152,7 @@ def _reexec(supervisor: Supervisor, arguments: list[str]) -> None:
     state = supervisor.describe()
     handed_over = sealed(json.dumps(state).encode(), "homeport-state")
     kept = [handed_over, state["board"], *(fd for _, fd, _ in state["sockets"]), *state["kept"].values()]
-    kept += [fd for pair in state["posts"] for fd in pair]
+    kept += [*state["locks"], *(fd for pair in state["posts"] for fd in pair)]
     for fd in kept:
         os.set_inheritable(fd, True)
     environ = children.environment() | supervisor.notifier.restored_environ()

@@ -444,6 +444,7 @@ class Supervisor:
             "control": self.control.pid,
             "sockets": self.sockets.describe(),
             "posts": self.post.describe(),
+            "locks": self.workforce.locks.fds,
             "workers": [
                 {"slot": slot.number, "pid": slot.pid, "kill_at": slot.kill_at}
                 for slot in self.workforce.slots

@@ -28,6 +28,7 @@ from proxy.dataplane.gate import AcceptGate
 from proxy.dataplane.listener import ConnectionCap, Listener
 from proxy.dataplane.plane import Plane
 from proxy.mailbox import Channel, Message, Posts, posts_from, unsealed
+from proxy.permits import WorkerLocks
 from proxy.scoreboard import W_ACCEPTING, W_GENERATION, Scoreboard
 from proxy.snapshot import Snapshot
 from proxy.snapshot_codec import OtherVersion, decode_snapshot
@@ -54,6 +55,7 @@ class Worker:
         number: int,
         scoreboard: Scoreboard,
         posts: Posts,
+        locks: WorkerLocks,
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
         rng: random.Random,
@@ -61,6 +63,7 @@ class Worker:
         self._number = number
         self._scoreboard = scoreboard
         self._posts = posts
+        self._locks = locks
         self._row = scoreboard.worker_row(number)
         self._loop = loop
         self._clock = clock
@@ -258,6 +261,7 @@ def main() -> int:
     for name in ("parent", "slot", "board", "mailbox"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--posts", required=True)
+    parser.add_argument("--locks", required=True)
     options = parser.parse_args()
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s %(levelname)s worker {options.slot}: %(message)s"
@@ -265,12 +269,17 @@ def main() -> int:
     children.end_with_parent(options.parent)
     mailbox = Channel.from_fd(options.mailbox)
     board = Scoreboard(fd=options.board)
+    lock_fds = [int(fd) for fd in options.locks.split(",")]
+    locks = WorkerLocks(lock_fds, options.slot)
+    for fd in lock_fds:
+        os.close(fd)
     rng = random.Random(random.SystemRandom().getrandbits(64))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         worker = Worker(
             number=options.slot,
             scoreboard=board,
             posts=posts_from(options.posts, has_control=True),
+            locks=locks,
             loop=runner.get_loop(),
             clock=SystemClock(),
             rng=rng,

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from proxy import children
 from proxy.mailbox import Channel, channel_pair
+from proxy.permits import LockFiles
 from proxy.policy.supervision import Pulse, Restarts
 from proxy.scoreboard import (
     P_GENERATION,
@@ -66,8 +67,9 @@ class Assignment:
 class WorkerSlot:
     """A place for a worker."""
 
-    def __init__(self, number: int, board: Scoreboard, post: "PostOffice") -> None:
+    def __init__(self, number: int, board: Scoreboard, post: "PostOffice", locks: LockFiles) -> None:
         self.number = number
+        self._locks = locks
         self._post = post
         self.mailbox = post.workers[number]
         """The end that the worker reads, and the one that others write."""
@@ -118,8 +120,10 @@ class WorkerSlot:
         posts = [writer.fileno() for _, writer in (self._post.control, *self._post.workers)]
         arguments = ["--slot", str(self.number), "--board", str(self._board.fd), "--mailbox", str(reader)]
         arguments += ["--posts", ",".join(map(str, posts))]
+        arguments += ["--locks", ",".join(map(str, self._locks.fds))]
+        fds = (self._board.fd, reader, *posts, *self._locks.fds)
         try:
-            self.pid = children.start("proxy.worker", arguments, (self._board.fd, reader, *posts))
+            self.pid = children.start("proxy.worker", arguments, fds)
         except OSError as error:
             _log.error("worker %d cannot be started: %s", self.number, error)
             self.on_exit(1, now)
@@ -209,9 +213,10 @@ class PostOffice:
 class Workforce:
     """All worker slots."""
 
-    def __init__(self, board: Scoreboard, post: PostOffice) -> None:
+    def __init__(self, board: Scoreboard, post: PostOffice, locks: LockFiles) -> None:
         self._board = board
-        self.slots = [WorkerSlot(number, board, post) for number in range(board.workers)]
+        self.locks = locks
+        self.slots = [WorkerSlot(number, board, post, locks) for number in range(board.workers)]
 
     def __repr__(self) -> str:
         return f"Workforce({[slot for slot in self.slots if slot.state != SLOT_EMPTY]})"

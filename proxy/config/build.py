@@ -192,9 +192,7 @@ def _cluster(cluster: Cluster, resolved: Resolved, slots: Slots, material: TlsMa
         balancer=cluster.balancer,
         endpoints=tuple(endpoints.values()),
         hash=_hash(cluster.hash) if cluster.hash is not None else None,
-        ring=ring_points(tuple(endpoints))
-        if balancer(cluster.balancer).sees_key
-        else b"",
+        ring=ring_points(tuple(endpoints)) if balancer(cluster.balancer).sees_key else b"",
         sticky=_sticky(cluster.sticky) if cluster.sticky is not None else None,
         timeouts=UpstreamTimeouts(
             connect_s=timeouts.connect,

@@ -220,8 +220,8 @@ class ConsistentHash(Generic[C]):
     among the candidates are passed over, and the bound is that of the candidates. A request without a key goes where
     `fallback` says, and so does one whose first `hashring.MAX_STEPS` owners cannot take it.
 
-    Of candidates that are the same tuple as last time, as a caller passes while nothing changes, what is worked out once
-    is kept: who they are, and their weight.
+    Of candidates that are the same tuple as last time, as a caller passes while nothing changes, what was worked out is
+    kept: who they are, and their weight.
     """
 
     __slots__ = (

@@ -108,7 +108,7 @@ def test_a_common_factor_of_weights_does_not_count():
 
 
 def test_weights_bid():
-    """Of points 10 after the key for a, of weight 1, and 30 after it for b, of weight 4, b is nearer: 7.5 against 10."""
+    """Of points 10 after the key for a, of weight 1, and 30 after it for b, of weight 4, b has it: 7.5 against 10."""
     points = array("Q", sorted([(10 << 16) | 0, (30 << 16) | 1, (50 << 16) | 0])).tobytes()
     assert [*HashRing(points, [1, 4]).owners(0)] == [1, 0, 0]
     assert [*HashRing(points, [1, 2]).owners(0)] == [0, 1, 0]

@@ -11,6 +11,7 @@ from support.wait import wait_for
 from proxy import children
 from proxy.listening import ListeningSockets
 from proxy.mailbox import Channel, sealed
+from proxy.permits import LockFiles
 from proxy.scoreboard import (
     C_ENDPOINT_SLOTS,
     E_IN_FLIGHT,
@@ -50,7 +51,8 @@ class World:
         monkeypatch.setattr(children, "start", self._start)
         self.board = Scoreboard(workers=4, endpoints=2)
         self.post = PostOffice(self.board)
-        self.workforce = Workforce(self.board, self.post)
+        self.locks = LockFiles()
+        self.workforce = Workforce(self.board, self.post, self.locks)
         self.supervisor = self.new_supervisor()
 
     def new_supervisor(self):
@@ -139,6 +141,7 @@ class World:
         children_left = {each.process.pid for each in self.spawned}
         wait_for(lambda: not children_left & set(_alive(children_left)))
         self.post.close()
+        self.locks.close()
         if self.supervisor.control.channel is not None:
             self.supervisor.control.channel.close()
         for fd in self.supervisor.describe()["kept"].values():
@@ -365,7 +368,7 @@ def test_an_old_child_of_another_program_says_nothing_new(world):
     world.serve()
     world.make_deaf(world.supervisor.control.pid)
     state = world.supervisor.describe()
-    world.workforce = Workforce(world.board, world.post)
+    world.workforce = Workforce(world.board, world.post, world.locks)
     for worker in state["workers"]:
         world.workforce.restore(worker["slot"], worker["pid"], worker["kill_at"])
     world.supervisor.control.channel.close()
@@ -385,7 +388,7 @@ def test_who_is_gone_after_a_re_exec_is_not_waited_for(world):
     for pid in gone:
         world.kill(pid)
         os.waitpid(pid, 0)
-    world.workforce = Workforce(world.board, world.post)
+    world.workforce = Workforce(world.board, world.post, world.locks)
     for worker in state["workers"]:
         world.workforce.restore(worker["slot"], worker["pid"], worker["kill_at"])
     world.supervisor.control.channel.close()
@@ -403,7 +406,7 @@ def test_after_a_re_exec_old_workers_leave_when_new_ones_serve(world):
     assert state["drain_timeout_s"] == 7.0
     old = [each["pid"] for each in state["workers"]]
     world.post = PostOffice(world.board, world.post.workers, world.post.control)
-    world.workforce = Workforce(world.board, world.post)
+    world.workforce = Workforce(world.board, world.post, world.locks)
     for worker in state["workers"]:
         world.workforce.restore(worker["slot"], worker["pid"], worker["kill_at"])
     world.supervisor.control.channel.close()

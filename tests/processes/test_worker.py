@@ -10,6 +10,7 @@ from proxy.clock import SystemClock
 from proxy.config.build import Slots, build_snapshot
 from proxy.config.schema import Config
 from proxy.mailbox import Posts
+from proxy.permits import LockFiles, WorkerLocks
 from proxy.scoreboard import Scoreboard
 from proxy.worker import Worker
 
@@ -26,6 +27,8 @@ def test_a_drain_answers_who_waits_in_the_backlog(clients: int) -> None:
     """They were accepted by the kernel, and nobody else is there to serve them."""
     snapshot = build_snapshot(Config.model_validate(CONFIG), generation=1, resolved={}, slots=Slots())
 
+    files = LockFiles()
+
     async def drain() -> int:
         worker = Worker(
             number=0,
@@ -33,6 +36,7 @@ def test_a_drain_answers_who_waits_in_the_backlog(clients: int) -> None:
             loop=asyncio.get_running_loop(),
             clock=SystemClock(),
             posts=Posts([]),
+            locks=WorkerLocks(files.fds, 0),
             rng=random.Random(1),
         )
         worker.apply(snapshot, {"plain": listening})
@@ -47,6 +51,7 @@ def test_a_drain_answers_who_waits_in_the_backlog(clients: int) -> None:
     for each in waiting:
         each.sendall(REQUEST)
     assert asyncio.run(drain()) == 0
+    files.close()
     for each in waiting:
         with each, each.makefile("rb") as stream:
             assert stream.read().startswith(b"HTTP/1.1 200 ")
