@@ -49,7 +49,7 @@ from proxy.scoreboard import (
     Scoreboard,
 )
 from proxy.snapshot import Snapshot
-from proxy.snapshot_codec import OtherVersion, decode_snapshot
+from proxy.snapshot_codec import OtherVersion, Rows, decode_rows, decode_snapshot
 from proxy.tasks import spawn
 from proxy.telemetry.metrics import MetricsPage
 from proxy.telemetry.processes import worker_report
@@ -85,7 +85,7 @@ class Publisher(Protocol):
 
 class Control:
     """Runs the control side of one daemon. `previous` is the snapshot that is served already, by whoever was control
-    before; `workers` overrides the configuration's number."""
+    before, and `rows` what it names, also when it cannot be read; `workers` overrides the configuration's number."""
 
     def __init__(
         self,
@@ -99,6 +99,7 @@ class Control:
         clock: Clock,
         rng: random.Random,
         previous: Snapshot | None = None,
+        rows: Rows | None = None,
         lookup: Lookup = system_lookup,
     ) -> None:
         self._config = config
@@ -113,7 +114,7 @@ class Control:
         self._snapshot = previous
         self._addresses: tuple[Address, ...] = ()
         self._sources: Sources | None = None
-        self._slots = held_slots(previous, board)
+        self._slots = held_slots(rows, board)
         self._reaper = SlotReaper(self._slots, board)
         self._counted = dict.fromkeys(_SOURCE_COUNTERS, 0)
         for word in self._counted:
@@ -403,20 +404,19 @@ async def _watch(control: Control, file: ConfigFile, stopping: asyncio.Event) ->
         await control.reload_if_new()
 
 
-def _previous(fd: int | None, board: Scoreboard) -> Snapshot | None:
-    """The snapshot that is served already, if this version can read it."""
+def _previous(fd: int | None) -> tuple[Snapshot | None, Rows | None]:
+    """The snapshot that is served already and the rows that it names, as far as this version can read them."""
     if fd is None:
-        return None
+        return None, None
+    data = unsealed(fd)
+    rows: Rows | None = None
     try:
-        return decode_snapshot(unsealed(fd))
+        rows = decode_rows(data)
+        return decode_snapshot(data), rows
     except OtherVersion as error:
-        # Whose rows these are is not known any more.
-        _log.warning("%s: counters of endpoints begin anew", error)
-        for slot in range(board.control_row[C_ENDPOINT_SLOTS]):
-            board.clear_endpoint(slot)
-        for slot in range(board.control_row[C_CLUSTER_SLOTS]):
-            board.clear_cluster(slot)
-        return None
+        # Workers that go on serving from it count in its rows: these keep their names, or are left alone.
+        _log.warning("%s: %s", error, "counters go on" if rows else "counters of endpoints begin anew")
+        return None, rows
 
 
 def _first_config(file: ConfigFile, last_good: int | None, board: Scoreboard) -> tuple[bytes, Config]:
@@ -460,6 +460,7 @@ def main() -> int:
     children.end_with_parent(options.parent)
     board = Scoreboard(fd=options.board)
     file = ConfigFile(Path(options.config))
+    previous, rows = _previous(options.snapshot)
     try:
         source, config = _first_config(file, options.last_good, board)
     except InvalidConfig as error:
@@ -475,7 +476,8 @@ def main() -> int:
             workers=options.workers,
             clock=SystemClock(),
             rng=random.Random(random.SystemRandom().getrandbits(64)),
-            previous=_previous(options.snapshot, board),
+            previous=previous,
+            rows=rows,
         )
         return runner.run(_run(control, file))
 

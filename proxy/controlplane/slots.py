@@ -18,6 +18,7 @@ from proxy.scoreboard import (
     Scoreboard,
 )
 from proxy.snapshot import Snapshot
+from proxy.snapshot_codec import Rows
 
 KEEP_S = 60.0
 """Seconds a row is kept after its endpoint left: two of Prometheus' usual scrape intervals of 15 to 30 s, so
@@ -88,20 +89,25 @@ class _Leaving:
         return released
 
 
-def held_slots(previous: Snapshot | None, board: Scoreboard) -> Slots:
-    """The slots that are taken when control starts.
+def held_slots(known: Rows | None, board: Scoreboard) -> Slots:
+    """The slots that are taken when control starts; `known` is whose they are.
 
-    Slots that were in use but are not in `previous` may still be written to; nobody remembers for what, so each is held
+    Slots that were in use but are not among them may still be written to; nobody remembers for what, so each is held
     by a name that no endpoint or cluster has until it can be released.
     """
-    clusters = previous.clusters if previous is not None else ()
+    rows = known or Rows({}, {})
     row = board.control_row
-    endpoints = {spec.id: spec.slot for cluster in clusters for spec in cluster.endpoints}
-    names = {cluster.name: cluster.slot for cluster in clusters}
+    endpoints = _fitting(rows.endpoints, board.endpoints)
+    clusters = _fitting(rows.clusters, board.clusters)
     return Slots(
         SlotAllocator(board.endpoints, endpoints | _unknown(row[C_ENDPOINT_SLOTS], endpoints)),
-        SlotAllocator(board.clusters, names | _unknown(row[C_CLUSTER_SLOTS], names), what="clusters"),
+        SlotAllocator(board.clusters, clusters | _unknown(row[C_CLUSTER_SLOTS], clusters), what="clusters"),
     )
+
+
+def _fitting(slots: Mapping[str, int], capacity: int) -> dict[str, int]:
+    """Without those that a version with a larger scoreboard gave."""
+    return {key: slot for key, slot in slots.items() if slot < capacity}
 
 
 def _unknown(used: int, known: Mapping[str, int]) -> dict[str, int]:

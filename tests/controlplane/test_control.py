@@ -17,6 +17,7 @@ from proxy.errors import ConfigError
 from proxy.model import TcpAddress
 from proxy.scoreboard import (
     C_RELOAD_REFUSED_LAST,
+    E_IN_FLIGHT,
     E_RETRIES,
     P_STATE,
     P_WANTED_WORKERS,
@@ -26,6 +27,7 @@ from proxy.scoreboard import (
     W_GENERATION,
     Scoreboard,
 )  # fmt: skip
+from proxy.snapshot_codec import rows_of
 
 LIMIT_S = 20.0
 TEXT = b"""
@@ -37,6 +39,13 @@ clusters:
     endpoints: [{address: "query:9000"}, {address: "10.0.0.9:9000"}]
   - name: other
     endpoints: [{address: "query:9000"}, {address: "late:1"}]
+routes: [{match: {path_prefix: /}, cluster: etl}]
+"""
+
+ONE_CLUSTER = b"""
+listeners: [{name: edge, bind: "127.0.0.1:0"}]
+admin: {bind: "127.0.0.1:0"}
+clusters: [{name: etl, endpoints: [{address: "10.0.0.8:9000"}, {address: "10.0.0.9:9000"}]}]
 routes: [{match: {path_prefix: /}, cluster: etl}]
 """
 
@@ -373,6 +382,34 @@ def test_a_reload_that_not_all_workers_follow_is_pending():
     run(main)
 
 
+def test_control_of_another_version_leaves_the_rows_of_those_who_serve():
+    """Workers of the version before go on counting in them: what they wrote stays, under the same names, and no row
+    that nobody knows is given away."""
+
+    async def main():
+        world = World(ONE_CLUSTER)
+        await world.control.start()
+        await world.control.stop()
+        last = world.published[-1]
+        (cluster,) = last.clusters
+        slots = [spec.slot for spec in cluster.endpoints]
+        for slot in slots:
+            world.board.endpoint_row(0, slot)[E_IN_FLIGHT] = 7
+        world.control = world.new_control(rows=rows_of(last))
+        await world.control.start()
+        (again,) = world.published[-1].clusters
+        assert [spec.slot for spec in again.endpoints] == slots
+        await world.control.stop()
+        world.control = world.new_control()
+        await world.control.start()
+        (fresh,) = world.published[-1].clusters
+        assert {spec.slot for spec in fresh.endpoints}.isdisjoint(slots)
+        assert [world.board.endpoint_row(0, slot)[E_IN_FLIGHT] for slot in slots] == [7] * len(slots)
+        await world.control.stop()
+
+    run(main)
+
+
 def test_the_next_control_goes_on_where_the_last_one_ended():
     """Generation, rows and addresses; rows of endpoints that had left are held until they can be released."""
 
@@ -384,11 +421,11 @@ def test_the_next_control_goes_on_where_the_last_one_ended():
         await world.control.stop()
         last = world.published[-1]
         world.hosts.clear()  # names cannot be resolved any more
-        world.control = world.new_control(previous=last)
+        world.control = world.new_control(previous=last, rows=rows_of(last))
         await world.control.start()
         assert world.published[-1].generation == last.generation + 1
         assert world.published[-1].clusters == last.clusters
-        held = held_slots(last, world.board).endpoints
+        held = held_slots(rows_of(last), world.board).endpoints
         assert sorted(held.slot(each) for each in held.ids) == [0, 1, 2, 3, 4]
         assert sum(name.startswith("(") for name in held.ids) == 2
         assert known_addresses(last) == {"query:9000": (TcpAddress("10.0.0.2", 9000),)}

@@ -40,7 +40,7 @@ class Traffic:
         self._daemon = daemon
         self._is_over = threading.Event()
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._run) for _ in range(connections)]
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(connections)]
         for thread in self._threads:
             thread.start()
 
@@ -164,6 +164,7 @@ def test_upgraded_without_a_word(
     daemon = start_daemon(settings.simple(origin.address, workers=2), root=tmp_path / "lib")
     before, config = daemon.status(), daemon.file.read_text()
     old = {one["id"]: one["pid"] for one in before["workers"]}
+    counted = answered(daemon)
     install_other(tmp_path / "lib")
     daemon.file.write_text("listeners: 3")
     os.kill(old[0] if victim == "worker" else before["control"]["pid"], signal.SIGKILL)
@@ -176,7 +177,45 @@ def test_upgraded_without_a_word(
     wait_for(lambda: is_whole(daemon), "the old workers to end")
     after = daemon.status()
     assert (after["reexecs_total"], after["version"]) == (1, "not " + before["version"])
+    assert answered(daemon) == counted + 1, "of the same rows, whatever the version"
     assert "unrecognized arguments" not in daemon.stderr()
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+
+
+@pytest.mark.parametrize(
+    "name, old, new",
+    [
+        ("__init__.py", "__version__ =", "__version__ = 'not '"),
+        ("scoreboard.py", "SLOT_WORDS = 8", "SLOT_WORDS = 16"),
+    ],
+    ids=["snapshot", "scoreboard"],
+)
+def test_a_version_that_cannot_read_what_was_left(
+    start_daemon: StartDaemon, origin: Origin, tmp_path: Path, name: str, old: str, new: str
+) -> None:
+    """Also with more endpoints than half of the rows: the old workers' are not given away, nor needed twice."""
+    shutil.copytree(ROOT / "proxy", tmp_path / "lib" / "proxy")
+    config = settings.simple(origin.address, workers=2)
+    config["clusters"].append(
+        {"name": "many", "endpoints": [{"address": f"127.0.0.1:{port}"} for port in range(1, 701)]}
+    )
+    daemon = start_daemon(config, root=tmp_path / "lib")
+    traffic = Traffic(daemon)
+    wait_for(lambda: traffic.answered > 20, "traffic")
+    file = tmp_path / "lib" / "proxy" / name
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    reexec_counted = name != "scoreboard.py"
+    workers = daemon.workers()
+    daemon.signal(signal.SIGUSR2)
+    wait_for(lambda: _is_all_new(daemon, workers), "the new program")
+    wait_for(lambda: are_gone(list(workers.values())), "the old workers to end")
+    traffic.stop()
+    assert traffic.failures == []
+    counts = {one["name"]: one["endpoint_count"] for one in daemon.status()["clusters"]}
+    assert counts["many"] == 700
+    assert (answered(daemon) == traffic.answered) == reexec_counted
     daemon.signal(signal.SIGTERM)
     assert daemon.wait() == 0
 
