@@ -150,6 +150,17 @@ class OutlierDetector:
         known = self._records
         self._records = {one: known.get(one) or _Record(self._params) for one in endpoint_ids}
 
+    def change(self, params: OutlierParams) -> None:
+        """Go by other parameters: ejections stay, and windows too while they are as long."""
+        if params.window_s != self._params.window_s:
+            for record in self._records.values():
+                record.window = RollingSums(5, params.window_s)
+        self._params = params
+
+    def resume(self, endpoint_id: str, until: float) -> None:
+        """A member is left out already, by a detector before this one; until when, at the latest."""
+        self._records[endpoint_id].until = until
+
     def ejected(self) -> dict[str, float]:
         """Who is left out, and until when."""
         return {one: record.until for one, record in self._records.items() if record.until is not None}

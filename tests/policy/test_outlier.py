@@ -260,3 +260,22 @@ def test_times_from_a_histogram():
     assert (sample.requests, sample.failures, sample.answers) == (9, 2, 4)
     assert sample.log_sum == pytest.approx(sum(logs))
     assert sample.log_square_sum == pytest.approx(sum(value**2 for value in logs))
+
+
+def test_other_parameters_keep_what_is_known():
+    made = detector(3)
+    fail(made, "a")
+    until = swept(made, 0)[0].until
+    fail(made, "b", 2)
+    made.record("c", served(50, 50), now=1)
+    made.change(OutlierParams(jitter_percent=0, consecutive_failures=3, window_s=5))
+    assert made.ejected() == {"a": until}
+    assert fail(made, "b", 1) == [True]
+    assert made._records["c"].window.sums_at(1)[0] == 0, "a window of another length begins anew"
+
+
+def test_an_ejection_goes_on():
+    made = detector(2)
+    made.resume("a", 20.0)
+    assert swept(made, 19) == [] and made.ejected() == {"a": 20.0}
+    assert swept(made, 20) == [Returned("a")]
