@@ -1,0 +1,83 @@
+"""Control's mailbox: what workers write to it, read in the turn of the loop in which it comes.
+
+Any process of the daemon can write to it, one of another version too, so nothing in a message is believed: what is not
+understood is counted and left.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from proxy.mailbox import Channel
+from proxy.policy.failures import FailureKind
+
+_log = logging.getLogger(__name__)
+
+AT_ONCE = 256
+"""Messages read in one turn: what a full mailbox holds, about; other work of the loop gets its turn after so many."""
+
+OnResult = Callable[[int, int, FailureKind | None], bool]
+"""Slot of the endpoint, generation of its circuit, what failed (`None` = nothing); false when it does not count."""
+
+
+class ControlMail:
+    """Reads the mailbox and hands on results; `on_dropped` is called for each that was of no use."""
+
+    def __init__(self, mailbox: Channel, on_result: OnResult, on_dropped: Callable[[], None]) -> None:
+        self._mailbox = mailbox
+        self._on_result = on_result
+        self._on_dropped = on_dropped
+
+    def __repr__(self) -> str:
+        return f"ControlMail({self._mailbox!r})"
+
+    def start(self) -> None:
+        """Read what comes, and what came while nobody read."""
+        asyncio.get_running_loop().add_reader(self._mailbox.fileno(), self._on_readable)
+
+    def stop(self) -> None:
+        """Leave what comes to the next control. Idempotent."""
+        asyncio.get_running_loop().remove_reader(self._mailbox.fileno())
+
+    def _on_readable(self) -> None:
+        for _ in range(AT_ONCE):
+            try:
+                message = self._mailbox.receive()
+            except (EOFError, OSError) as error:
+                # The parent holds an end for as long as it lives.
+                _log.error("the mailbox cannot be read: %s", error)
+                self.stop()
+                return
+            except (ValueError, RecursionError):
+                self._on_dropped()
+                continue
+            if message is None:
+                return
+            message.close()
+            if not self._take(message.body):
+                self._on_dropped()
+
+    def _take(self, body: Any) -> bool:
+        result = parse_result(body)
+        if result is None:
+            return False
+        try:
+            return self._on_result(*result)
+        except Exception:
+            # Whatever one message leads to, the next ones are read.
+            _log.exception("a result cannot be taken in")
+            return False
+
+
+def parse_result(body: Any) -> tuple[int, int, FailureKind | None] | None:
+    """What `{"result": SLOT, "circuit": GENERATION, "kind": WORD}` says; `None` = it says nothing."""
+    if not isinstance(body, dict):
+        return None
+    slot, generation, word = body.get("result"), body.get("circuit"), body.get("kind")
+    if type(slot) is not int or type(generation) is not int or not isinstance(word, str):
+        return None
+    try:
+        return slot, generation, FailureKind(word) if word else None
+    except ValueError:
+        return None

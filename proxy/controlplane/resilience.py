@@ -1,0 +1,109 @@
+"""All that keeps requests away from endpoints that fail: circuits, health checks, outlier detection, drains.
+
+Each has its own module and its own idea of an endpoint; `standings` makes one of them. This is what control owns: it
+starts and stops them, hands them what a snapshot changed, and results that workers report.
+"""
+
+import random
+from collections.abc import Iterable, Mapping
+
+from proxy.clock import Clock
+from proxy.config.schema import Config
+from proxy.controlplane.circuits import Circuits
+from proxy.controlplane.events import EventLog, EventType
+from proxy.controlplane.health import HealthProber
+from proxy.controlplane.mail import ControlMail
+from proxy.controlplane.outliers import Outliers
+from proxy.controlplane.standings import Member, Standings
+from proxy.mailbox import Channel
+from proxy.policy.breaker import CircuitState
+from proxy.policy.failures import FailureKind
+from proxy.scoreboard import C_RESULTS_DROPPED, Scoreboard
+from proxy.snapshot import Snapshot
+
+
+class Resilience:
+    """What control knows of endpoints, and does about it. `known` are the ids of endpoints whose rows the control
+    before this one left."""
+
+    def __init__(
+        self,
+        board: Scoreboard,
+        events: EventLog,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        known: Iterable[str],
+        mailbox: Channel | None,
+    ) -> None:
+        self._board = board
+        self._events = events
+        self._known = frozenset(known)
+        self.standings = Standings(board, clock)
+        self._circuits = Circuits(self.standings, events, clock)
+        self._outliers = Outliers(board, self.standings, events, clock=clock, rng=rng)
+        self._prober = HealthProber(
+            self.standings, events, clock=clock, rng=rng, on_up=self._outliers.forgive
+        )
+        self._mail = ControlMail(mailbox, self.on_result, self._on_dropped) if mailbox is not None else None
+        self._is_reading = False
+
+    def __repr__(self) -> str:
+        return f"Resilience({self.standings!r})"
+
+    def announce(self, config: Config, snapshot: Snapshot) -> None:
+        """Before `snapshot` is published: have the words of new endpoints right."""
+        checked = {cluster.name for cluster in config.clusters if cluster.health_check is not None}
+        self.standings.announce(snapshot, self._known, checked)
+
+    def update(self, config: Config, snapshot: Snapshot) -> None:
+        """`snapshot`, made from `config`, is served from now on."""
+        self._known = frozenset(spec.id for cluster in snapshot.clusters for spec in cluster.endpoints)
+        self.standings.update(snapshot)
+        self._circuits.update()
+        self._outliers.update(
+            {one.name: one.outlier_detection for one in config.clusters if one.outlier_detection is not None}
+        )
+        self._prober.update(
+            {one.name: one.health_check for one in config.clusters if one.health_check is not None}
+        )
+        if self._mail is not None and not self._is_reading:
+            self._is_reading = True
+            self._mail.start()
+
+    def stop(self) -> None:
+        """Check, look and listen no more. Idempotent."""
+        if self._mail is not None and self._is_reading:
+            self._mail.stop()
+        self._is_reading = False
+        self._outliers.stop()
+        self._prober.stop()
+
+    def on_result(self, slot: int, generation: int, kind: FailureKind | None) -> bool:
+        """A worker reports a result; false when it does not count."""
+        member = self.standings.in_slot(slot)
+        if member is None:
+            return False
+        is_off = not member.cluster.breaker.failure_threshold
+        was_open = not member.circuit.lets_pass
+        if not is_off and not self._circuits.on_result(member, generation, kind):
+            return False
+        if was_open and member.circuit is CircuitState.CLOSED:
+            self._outliers.forgive(member)
+        self._outliers.on_result(member, kind is not None and kind in member.cluster.breaker.failures)
+        return True
+
+    def set_drained(self, members: list[Member], is_drained: bool) -> list[Member]:
+        """An operator drains endpoints, or ends that; returns those for which that is new."""
+        changed = self.standings.set_drained(members, is_drained)
+        for member in changed:
+            kind = EventType.DRAINED if is_drained else EventType.UNDRAINED
+            self._events.tell(kind, member.spec.id, "by an operator")
+        return changed
+
+    def reasons(self) -> Mapping[str, Mapping[str, str]]:
+        """Why endpoints are what they are, in words, by id: see `Member.reasons`."""
+        return {member.spec.id: dict(member.reasons) for member in self.standings if member.reasons}
+
+    def _on_dropped(self) -> None:
+        self._board.control_row[C_RESULTS_DROPPED] += 1
