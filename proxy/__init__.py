@@ -13,10 +13,10 @@ Map of the package, from the pure core outwards; imports point from the bottom o
     workforce supervisor    the parent's part: worker slots; the loop that starts and replaces
     tls                     certificates and keys to the contexts that connections are made with
     config/                 the YAML file: models, faults with line and column, the snapshot made from it
-    telemetry/              metrics over the scoreboard, the access log
+    telemetry/              metrics and status over the scoreboard, the access log
     cluster table           mutable state of a worker: endpoints and leases; compiled routes
     dataplane/              the request path: protocol callbacks around one state machine per exchange
-    controlplane/           name resolution and other periodic work
+    controlplane/           names, certificates, health, circuits, ejections: what becomes of endpoints, and events
     admin/                  the admin API and its client
     parent control worker   composition roots, a process each: parent, control plane, data plane
     cli                     flags, exit codes, output for people

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from proxy import __version__
+from proxy.clock import SystemClock
 from proxy.errors import ConfigError, ProxyError
 from proxy.scoreboard import MAX_WORKERS
 
@@ -187,6 +188,59 @@ def reload(admin: AdminUrl = DEFAULT_ADMIN, as_json: AsJson = False, token: Admi
     from proxy.admin.client import ask_reload
 
     raise typer.Exit(ask_reload(admin, token, as_json))
+
+
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.1, metavar="S", help="Seconds that --wait waits at most.")
+]
+IsListener = Annotated[bool, typer.Option("--listener", help="NAME is that of a listener.")]
+DrainName = Annotated[
+    str, typer.Argument(metavar="NAME", help="CLUSTER/ADDRESS, CLUSTER/NAME, or an address of one cluster.")
+]
+
+
+@app.command()
+def drain(
+    name: DrainName,
+    listener: IsListener = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when nothing is in flight there.")] = False,
+    timeout: Timeout = 300.0,
+    admin: AdminUrl = DEFAULT_ADMIN,
+    as_json: AsJson = False,
+    token: AdminToken = None,
+) -> None:
+    """Send an endpoint nothing new, or close a listener to new connections; what is in progress finishes.
+
+    It stays so over reloads and restarts, until `undrain`. Exits with 0 when it is drained (and, with --wait, nothing
+    is in flight there), 1 when that cannot be done, or there is nothing of that name, and 3 when requests are still
+    in flight after --timeout: it is drained all the same.
+    """
+    from proxy.admin.drain_client import ask_drain, wait_idle
+
+    if listener and wait:
+        raise typer.BadParameter("a listener's requests are not counted apart; --wait is for endpoints")
+    code, ids = ask_drain(admin, token, as_json, name, is_listener=listener, is_drained=True)
+    if not code and wait:
+        code = wait_idle(admin, token, ids, timeout_s=timeout, clock=SystemClock())
+    raise typer.Exit(code)
+
+
+@app.command()
+def undrain(
+    name: DrainName,
+    listener: IsListener = False,
+    admin: AdminUrl = DEFAULT_ADMIN,
+    as_json: AsJson = False,
+    token: AdminToken = None,
+) -> None:
+    """End a drain: requests go to the endpoint again, or connections to the listener.
+
+    Exits with 0, or with 1 when that cannot be done or there is nothing of that name.
+    """
+    from proxy.admin.drain_client import ask_drain
+
+    code, _ = ask_drain(admin, token, as_json, name, is_listener=listener, is_drained=False)
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -10,7 +10,7 @@ import logging
 import random
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -26,20 +26,21 @@ from proxy.config.material import NO_MATERIAL, TlsMaterial, served_material
 from proxy.config.schema import Config
 from proxy.config.watch import changes
 from proxy.controlplane.cores import auto_workers
+from proxy.controlplane.counts import SourceCounts
+from proxy.controlplane.drains import DrainReport, check_listener, find_endpoints, without_listeners
+from proxy.controlplane.events import EventLog, EventType
 from proxy.controlplane.parent_link import ParentGone, ParentLink
 from proxy.controlplane.reloading import ReloadOutcome, ReloadReport
+from proxy.controlplane.resilience import Resilience
 from proxy.controlplane.resolver import Lookup, system_lookup
 from proxy.controlplane.slots import SlotReaper, held_slots
 from proxy.controlplane.sources import Sources, known_addresses
+from proxy.controlplane.startup import first_config, served_snapshot
 from proxy.errors import ConfigError
-from proxy.mailbox import Channel, unsealed
+from proxy.mailbox import Channel
 from proxy.model import Address, TcpAddress
 from proxy.scoreboard import (
-    C_CERTIFICATE_RELOADS,
-    C_CERTIFICATES_FAILING,
     C_CLUSTER_SLOTS,
-    C_DNS_FAILURES,
-    C_DNS_LOOKUPS,
     C_ENDPOINT_SLOTS,
     C_HEARTBEAT_MS,
     C_RELOAD_REFUSED_LAST,
@@ -49,7 +50,7 @@ from proxy.scoreboard import (
     Scoreboard,
 )
 from proxy.snapshot import Snapshot
-from proxy.snapshot_codec import OtherVersion, Rows, decode_rows, decode_snapshot
+from proxy.snapshot_codec import Rows
 from proxy.tasks import spawn
 from proxy.telemetry.metrics import MetricsPage
 from proxy.telemetry.processes import worker_report
@@ -85,7 +86,8 @@ class Publisher(Protocol):
 
 class Control:
     """Runs the control side of one daemon. `previous` is the snapshot that is served already, by whoever was control
-    before, and `rows` what it names, also when it cannot be read; `workers` overrides the configuration's number."""
+    before, and `rows` what it names, also when it cannot be read; `workers` overrides the configuration's number; what
+    workers report comes to `mailbox`, if there is one."""
 
     def __init__(
         self,
@@ -100,6 +102,7 @@ class Control:
         rng: random.Random,
         previous: Snapshot | None = None,
         rows: Rows | None = None,
+        mailbox: Channel | None = None,
         lookup: Lookup = system_lookup,
     ) -> None:
         self._config = config
@@ -116,10 +119,15 @@ class Control:
         self._sources: Sources | None = None
         self._slots = held_slots(rows, board)
         self._reaper = SlotReaper(self._slots, board)
-        self._counted = dict.fromkeys(_SOURCE_COUNTERS, 0)
-        for word in self._counted:
-            self._counted[word] = board.control_row[word]
-        self._metrics = MetricsPage(board, lambda: self._snapshot)
+        self._counts = SourceCounts(board)
+        self.events = EventLog(clock)
+        """What happened to endpoints, listeners and the configuration."""
+        self._resilience = Resilience(
+            board, self.events, clock=clock, rng=rng, known=rows.endpoints if rows else (), mailbox=mailbox
+        )
+        self._drained = frozenset(previous.drained_listeners if previous is not None else ())
+        """Names of listeners that an operator drained."""
+        self._metrics = MetricsPage(board, lambda: self._snapshot, clock)
         self._admin = self._new_admin(config)
         self._leaving: asyncio.Task[None] | None = None
         """The end of the admin API on its address before a reload."""
@@ -161,7 +169,7 @@ class Control:
             await self._admin.start()
             await sources.resolver.resolve_all()
             self._sources = sources
-            self._show_counts()
+            self._counts.show(sources)
             await self._publish(sources, self._config, self._source)
         except BaseException:
             await self.stop()
@@ -176,6 +184,7 @@ class Control:
         for task in self._tasks:
             task.cancel()
         self._tasks = []
+        self._resilience.stop()
         if self._sources is not None:
             await self._sources.stop()
         if self._leaving is not None:
@@ -205,10 +214,11 @@ class Control:
         # The parent knows of generations that a control of another version cannot read.
         last = self._snapshot.generation if self._snapshot is not None else 0
         generation = max(last, self._board.parent_row[P_GENERATION]) + 1
-        snapshot = sources.build(generation, self._slots)
+        snapshot = self._build(sources, generation)
         row = self._board.control_row
         row[C_ENDPOINT_SLOTS] = max(row[C_ENDPOINT_SLOTS], self._slots.endpoints.high_water)
         row[C_CLUSTER_SLOTS] = max(row[C_CLUSTER_SLOTS], self._slots.clusters.high_water)
+        self._resilience.announce(config, snapshot)
         workers = self._workers or config.workers or auto_workers()
         try:
             self._addresses = await self._publisher.publish(snapshot, workers, source)
@@ -217,7 +227,12 @@ class Control:
             self.is_useless.set()
             raise
         self._snapshot = snapshot
+        self._drained = frozenset(snapshot.drained_listeners)
+        self._resilience.update(config, snapshot)
         self._reaper.on_snapshot(snapshot, now=self._clock.monotonic())
+
+    def _build(self, sources: Sources, generation: int) -> Snapshot:
+        return without_listeners(sources.build(generation, self._slots), self._drained)
 
     async def _republish(self) -> None:
         """Publish what addresses and certificates come to when they change."""
@@ -228,7 +243,7 @@ class Control:
                 sources, served = self._sources, self._snapshot
                 assert sources is not None and served is not None
                 try:
-                    if sources.build(served.generation, self._slots) != served:
+                    if self._build(sources, served.generation) != served:
                         await self._publish(sources, self._config, self._source)
                 except ConfigError as error:
                     _log.error("the last snapshot stays in use: %s", error)
@@ -280,11 +295,11 @@ class Control:
             self._reaper.on_snapshot(self._snapshot, now=self._clock.monotonic())
             raise
         self._config, self._source = config, source
-        self._count(old_sources)
+        self._counts.keep(old_sources)
         self._sources, self._admin = sources, admin
         sources.start()
         await old_sources.stop()
-        self._show_counts()
+        self._counts.show(sources)
         admin.set_token(config.admin.token)
         if admin is not old_admin:
             # Whoever asked for the reload there still waits for the answer.
@@ -315,11 +330,43 @@ class Control:
         if report.outcome is ReloadOutcome.REFUSED:
             for fault in report.faults:
                 _log.error("reload refused, the last configuration is served on: %s", fault)
+            text = f"refused, the last configuration is served on: {report.faults[0]}"
+            self.events.tell(EventType.RELOAD, "configuration", text)
             return
         row[C_RELOADED_AT] = int(self._clock.wall())
-        _log.info("reload: %s, generation %d", report.outcome.value, report.generation)
+        text = f"{report.outcome.value}, generation {report.generation}"
+        self.events.tell(EventType.RELOAD, "configuration", text)
         for change in report.changes:
             _log.info("reload: %s", change)
+
+    # ------------------------------------------------------------------ drains
+
+    def set_drained(self, name: str, is_drained: bool) -> DrainReport:
+        """Have the endpoints called `name` get nothing new, or end that; kept over reloads and restarts of control.
+        Raises `UnknownTarget`."""
+        members = find_endpoints(self._resilience.standings, name)
+        changed = self._resilience.set_drained(members, is_drained)
+        targets, news = (tuple(member.spec.id for member in each) for each in (members, changed))
+        return DrainReport(targets, news, is_drained)
+
+    async def set_listener_drained(self, name: str, is_drained: bool) -> DrainReport:
+        """Close the listener called `name` to new connections, or open it again; kept like the drain of an endpoint.
+        Raises `UnknownTarget`, and `ConfigError` when its address cannot be bound."""
+        async with self._publishing:
+            served, sources, before = self._snapshot, self._sources, self._drained
+            assert served is not None and sources is not None
+            check_listener([*(spec.name for spec in served.listeners), *served.drained_listeners], name)
+            if (name in before) is is_drained:
+                return DrainReport((name,), (), is_drained)
+            self._drained = before | {name} if is_drained else before - {name}
+            try:
+                await self._publish(sources, self._config, self._source)
+            except BaseException:
+                self._drained = before
+                raise
+            kind = EventType.DRAINED if is_drained else EventType.UNDRAINED
+            self.events.tell(kind, f"listener {name}", "by an operator")
+            return DrainReport((name,), (name,), is_drained, is_pending=not await self._is_applied())
 
     # ------------------------------------------------------------------ upkeep
 
@@ -333,35 +380,18 @@ class Control:
         """Show the parent that control is alive, and keep its own counts where the next control finds them."""
         while True:
             self._board.control_row[C_HEARTBEAT_MS] = int(self._clock.monotonic() * 1000)
-            self._show_counts()
+            if self._sources is not None:
+                self._counts.show(self._sources)
             await self._clock.sleep(HEARTBEAT_S)
 
-    def _show_counts(self) -> None:
-        if self._sources is not None:
-            row = self._board.control_row
-            row[C_CERTIFICATES_FAILING] = self._sources.certificates.failing
-            for word, read in _SOURCE_COUNTERS.items():
-                row[word] = self._counted[word] + read(self._sources)
-
-    def _count(self, sources: Sources) -> None:
-        """Add up what `sources` counted, before they go."""
-        for word, read in _SOURCE_COUNTERS.items():
-            self._counted[word] += read(sources)
-
     def _new_admin(self, config: Config) -> AdminServer:
-        return AdminServer(config.admin.bind, config.admin.token, self._view, self._metrics, self.reload)
+        return AdminServer(config.admin.bind, config.admin.token, self._view, self._metrics, self)
 
     def _view(self) -> DaemonView:
         report = worker_report(self._board, self.addresses)
-        return DaemonView(self._board, self._snapshot, report, self._clock.monotonic())
-
-
-# What sources count by themselves, by the word that shows it.
-_SOURCE_COUNTERS: dict[int, Callable[[Sources], int]] = {
-    C_DNS_LOOKUPS: lambda sources: sources.resolver.lookups_total,
-    C_DNS_FAILURES: lambda sources: sources.resolver.failures_total,
-    C_CERTIFICATE_RELOADS: lambda sources: sources.certificates.reloads_total,
-}
+        return DaemonView(
+            self._board, self._snapshot, report, self._clock.monotonic(), self._resilience.reasons()
+        )
 
 
 async def _run(control: Control, file: ConfigFile) -> int:
@@ -404,36 +434,6 @@ async def _watch(control: Control, file: ConfigFile, stopping: asyncio.Event) ->
         await control.reload_if_new()
 
 
-def _previous(fd: int | None) -> tuple[Snapshot | None, Rows | None]:
-    """The snapshot that is served already and the rows that it names, as far as this version can read them."""
-    if fd is None:
-        return None, None
-    data = unsealed(fd)
-    rows: Rows | None = None
-    try:
-        rows = decode_rows(data)
-        return decode_snapshot(data), rows
-    except OtherVersion as error:
-        # Workers that go on serving from it count in its rows: these keep their names, or are left alone.
-        _log.warning("%s: %s", error, "counters go on" if rows else "counters of endpoints begin anew")
-        return None, rows
-
-
-def _first_config(file: ConfigFile, last_good: int | None, board: Scoreboard) -> tuple[bytes, Config]:
-    """What the file says, or, when that is faulty and something is served already, what that was made from. Raises
-    `InvalidConfig`."""
-    try:
-        return file.read()
-    except InvalidConfig as error:
-        if last_good is None:
-            raise
-        for fault in error.faults:
-            _log.error("the last configuration is served on: %s", fault)
-        board.control_row[C_RELOAD_REFUSED_LAST] = 1
-        source = unsealed(last_good)
-        return source, file.parse_served(source)
-
-
 def is_acceptable(file: str) -> bool:
     """Whether the configuration is without faults; they are on standard error if not."""
     try:
@@ -460,9 +460,9 @@ def main() -> int:
     children.end_with_parent(options.parent)
     board = Scoreboard(fd=options.board)
     file = ConfigFile(Path(options.config))
-    previous, rows = _previous(options.snapshot)
+    previous, rows = served_snapshot(options.snapshot)
     try:
-        source, config = _first_config(file, options.last_good, board)
+        source, config = first_config(file, options.last_good, board)
     except InvalidConfig as error:
         print(error, file=sys.stderr)
         return EXIT_BAD_CONFIG
@@ -478,6 +478,7 @@ def main() -> int:
             rng=random.Random(random.SystemRandom().getrandbits(64)),
             previous=previous,
             rows=rows,
+            mailbox=Channel.from_fd(options.mailbox),
         )
         return runner.run(_run(control, file))
 

@@ -9,7 +9,7 @@ pure-Python one was open to request smuggling (CVE-2023-47627, CVE-2025-69224).
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import aiohttp.http_parser
@@ -19,6 +19,9 @@ from aiohttp.typedefs import Handler
 
 from proxy.admin.guard import Asking, Guard, Refusal
 from proxy.admin.listener import bound_socket, remove_socket
+from proxy.admin.streams import EventStreams
+from proxy.controlplane.drains import UnknownTarget
+from proxy.controlplane.events import EventLog
 from proxy.errors import ConfigError
 from proxy.model import Address, TcpAddress, UnixAddress
 from proxy.telemetry.metrics import MetricsPage
@@ -29,6 +32,7 @@ from proxy.telemetry.status import (
     find_cluster,
     status_document,
     unready_reason,
+    usable_endpoints,
 )
 
 _log = logging.getLogger(__name__)
@@ -52,6 +56,7 @@ _ERROR_NAMES = {
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
+    409: "conflict",
     413: "too_large",
     421: "misdirected",
     500: "internal",
@@ -75,6 +80,24 @@ class Report(Protocol):
         ...
 
 
+class Commands(Protocol):
+    """What control does when it is asked to."""
+
+    events: EventLog
+
+    async def reload(self) -> Report:
+        """Serve what the configuration's file says now."""
+        ...
+
+    def set_drained(self, name: str, is_drained: bool) -> Report:
+        """Drain endpoints, or end that. Raises `UnknownTarget`."""
+        ...
+
+    async def set_listener_drained(self, name: str, is_drained: bool) -> Report:
+        """Drain a listener, or end that. Raises `UnknownTarget`, and `ConfigError` when it cannot be opened."""
+        ...
+
+
 class AdminServer:
     """The server on one address. `view` is called for each request and must not block."""
 
@@ -84,13 +107,14 @@ class AdminServer:
         token: str | None,
         view: Callable[[], DaemonView],
         metrics: MetricsPage,
-        reload: Callable[[], Awaitable[Report]],
+        commands: Commands,
     ) -> None:
         self._bind = bind
         self._guard = Guard(bind, token)
         self._view = view
         self._metrics = metrics
-        self._reload = reload
+        self._commands = commands
+        self._streams = EventStreams(commands.events)
         self._address = bind
         self._runner: web.AppRunner | None = None
         self._server: asyncio.AbstractServer | None = None
@@ -151,7 +175,11 @@ class AdminServer:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics_page)
+        app.on_shutdown.append(self._streams.on_shutdown)
         app.router.add_post("/api/v1/reload", self._reload_config)
+        app.router.add_post("/api/v1/endpoints/{name:.+}/{action:drain|undrain}", self._drain_endpoints)
+        app.router.add_post("/api/v1/listeners/{name}/{action:drain|undrain}", self._drain_listener)
+        app.router.add_get("/api/v1/events", self._streams.serve)
         app.router.add_get("/api/v1/status", self._status)
         app.router.add_get("/api/v1/clusters", self._clusters)
         app.router.add_get("/api/v1/clusters/{name}", self._cluster)
@@ -186,7 +214,7 @@ class AdminServer:
             cluster = find_cluster(view, name)
             if cluster is None:
                 return _error(404, "there is no cluster of that name")
-            if not cluster.endpoints:
+            if not usable_endpoints(view, cluster):
                 reason = "the cluster has no usable endpoint"
         if reason is not None:
             return _json({"ready": False, "reason": reason}, status=503)
@@ -201,11 +229,27 @@ class AdminServer:
 
     async def _reload_config(self, _: web.Request) -> web.Response:
         """Have the configuration's file read again. 422 when it has faults; then nothing has changed."""
-        document = (await self._reload()).document()
+        document = (await self._commands.reload()).document()
         if not document["faults"]:
             return _json(document)
         message = "the configuration has faults, the last one is served on"
         return _json({"error": "invalid_config", "message": message, **document}, status=422)
+
+    async def _drain_endpoints(self, request: web.Request) -> web.Response:
+        name, is_drained = request.match_info["name"], request.match_info["action"] == "drain"
+        try:
+            return _json(self._commands.set_drained(name, is_drained).document())
+        except UnknownTarget as error:
+            return _error(404, str(error))
+
+    async def _drain_listener(self, request: web.Request) -> web.Response:
+        name, is_drained = request.match_info["name"], request.match_info["action"] == "drain"
+        try:
+            return _json((await self._commands.set_listener_drained(name, is_drained)).document())
+        except UnknownTarget as error:
+            return _error(404, str(error))
+        except ConfigError as error:
+            return _error(409, str(error))
 
     async def _status(self, _: web.Request) -> web.Response:
         return _json(status_document(self._view()))
@@ -218,7 +262,7 @@ class AdminServer:
         cluster = find_cluster(view, request.match_info["name"])
         if cluster is None:
             return _error(404, "there is no cluster of that name")
-        return _json(cluster_document(view.board, cluster))
+        return _json(cluster_document(view, cluster))
 
 
 @web.middleware

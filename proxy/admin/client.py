@@ -43,6 +43,17 @@ class AdminUnreachable(ProxyError):
         return f"no answer from the admin API at {self.admin}: {self.problem}; {self.advice}"
 
 
+class AdminRefused(AdminUnreachable):
+    """The daemon knows nothing of the name that was given, or cannot do it now; its own words say so."""
+
+    def __str__(self) -> str:
+        return self.advice
+
+
+# Answers to what was asked for, rather than to who asks.
+_REFUSALS = frozenset({404, 409})
+
+
 @dataclass(frozen=True, slots=True)
 class AdminAddress:
     """Where an admin API is."""
@@ -118,7 +129,8 @@ def _document(address: AdminAddress, status: int, body: bytes) -> Any:
     if status == FAULTY:
         return document
     if status != 200:
-        raise AdminUnreachable(address.text, f"it refuses with status {status}", str(document["message"]))
+        kind = AdminRefused if status in _REFUSALS else AdminUnreachable
+        raise kind(address.text, f"it refuses with status {status}", str(document["message"]))
     return document
 
 

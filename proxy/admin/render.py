@@ -14,11 +14,11 @@ Document = dict[str, Any]
 _STATE_STYLES = {"ready": "bold green", "starting": "bold yellow", "draining": "bold yellow"}
 
 ENDPOINT_COLUMNS = (
-    "CLUSTER", "ENDPOINT", "IN FLIGHT", "CONNS", "IDLE", "REQUESTS", "2XX", "4XX", "5XX", "FAILED",
+    "CLUSTER", "ENDPOINT", "STANDING", "IN FLIGHT", "CONNS", "IDLE", "REQUESTS", "2XX", "4XX", "5XX", "FAILED",
     "P50", "P90", "P99",
 )  # fmt: skip
-# The first columns are names, the others numbers.
-_NAME_COLUMNS = 2
+# The first columns are words, the others numbers.
+_NAME_COLUMNS = 3
 
 
 def render_tables(status: Document, out: TextIO) -> str:
@@ -60,7 +60,8 @@ def summary_lines(status: Document) -> list[str]:
     if status["unready_reason"] is not None:
         lines.append(f"not ready: {status['unready_reason']}")
     for listener in status["listeners"]:
-        lines.append(f"listener {listener['name']} on {listener['address']}")
+        where = "is drained" if listener["drained"] else f"on {listener['address']}"
+        lines.append(f"listener {listener['name']} {where}")
     lines.append(
         f"{str(totals['connections'])} connections, {str(totals['tunnels'])} tunnels, "
         f"{str(totals['exchanges'])} requests in progress, {str(totals['requests_total'])} in all, "
@@ -71,7 +72,7 @@ def summary_lines(status: Document) -> list[str]:
         lines.append(
             "answered by homeport: " + ", ".join(f"{code} {str(number)}" for code, number in refusals)
         )
-    return lines
+    return lines + trouble_lines(status)
 
 
 def endpoint_rows(status: Document) -> list[Sequence[str]]:
@@ -79,10 +80,27 @@ def endpoint_rows(status: Document) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = []
     for cluster in status["clusters"]:
         if not cluster["endpoints"]:
-            rows.append((cluster["name"], "(none)", *[""] * (len(ENDPOINT_COLUMNS) - _NAME_COLUMNS)))
+            rows.append((cluster["name"], "(none)", *[""] * (len(ENDPOINT_COLUMNS) - 2)))
         for endpoint in cluster["endpoints"]:
-            rows.append((cluster["name"], _endpoint_name(endpoint), *_numbers(endpoint)))
+            rows.append(
+                (cluster["name"], _endpoint_name(endpoint), endpoint["standing"], *_numbers(endpoint))
+            )
     return rows
+
+
+def trouble_lines(status: Document) -> list[str]:
+    """A line for each cluster that queues or panics, and for each endpoint that is not in use, with the reason."""
+    lines = []
+    for cluster in status["clusters"]:
+        notes = [f"{cluster['pending']} requests wait"] if cluster["pending"] else []
+        if cluster["panic"]:
+            notes.append("panic: too few endpoints are ready, all are used whose circuit lets them")
+        if notes:
+            lines.append(f"{cluster['name']}: {', '.join(notes)}")
+        for endpoint in cluster["endpoints"]:
+            if endpoint["standing"] not in ("ready", "slow start"):
+                lines.append(f"{endpoint['id']} is {endpoint['standing']}: {endpoint['why']}")
+    return lines
 
 
 def _endpoint_name(endpoint: Document) -> str:

@@ -329,7 +329,8 @@ class Exchange:
 
     def _settle_keep_alive(self) -> None:
         """No request follows on a connection with an unread one, a tunnel that came to nothing, or during a drain."""
-        if self._upload is not None or self.head.upgrade or self._plane.is_draining:
+        is_draining = self._plane.is_draining or self._downstream.listener.is_drained
+        if self._upload is not None or self.head.upgrade or is_draining:
             self.reply.keep_alive = False
 
     def on_reply_eof(self) -> bool:

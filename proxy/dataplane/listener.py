@@ -90,6 +90,8 @@ class Listener:
         """Connections by address, over all listeners."""
         self._retry: asyncio.TimerHandle | None = None
         self._is_open = False
+        self.is_drained = False
+        """It was closed by an operator: its connections end after the exchange in progress."""
 
     def __repr__(self) -> str:
         return f"Listener({self.name!r}, {self.spec.bind})"

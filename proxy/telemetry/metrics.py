@@ -26,6 +26,7 @@ from prometheus_client.exposition import choose_encoder, generate_latest, gzip_a
 from prometheus_client.registry import Collector
 
 import proxy
+from proxy.clock import Clock
 from proxy.scoreboard import (
     C_CERTIFICATE_RELOADS,
     C_CERTIFICATES_FAILING,
@@ -33,6 +34,7 @@ from proxy.scoreboard import (
     C_DNS_LOOKUPS,
     C_RELOAD_REFUSED_LAST,
     C_RELOADED_AT,
+    C_RESULTS_DROPPED,
     LATENCY_BOUNDS_S,
     P_REEXECS,
     P_WANTED_WORKERS,
@@ -55,8 +57,7 @@ from proxy.telemetry.readings import (
     read_totals,
     read_worker,
 )
-
-ENDPOINT_LABELS = ("service_name", "endpoint")
+from proxy.telemetry.standing_metrics import ENDPOINT_LABELS, standing_families
 
 # Upper bounds as labels, as Prometheus' clients write them.
 _LE = (*(repr(bound) for bound in LATENCY_BOUNDS_S), "+Inf")
@@ -171,6 +172,11 @@ _CONTROL_COUNTERS: tuple[tuple[str, str, int], ...] = (
         "Times that changed certificate files were taken into use.",
         C_CERTIFICATE_RELOADS,
     ),
+    (
+        "homeport_results_dropped",
+        "Results of requests that workers reported too late to count, or that could not be understood.",
+        C_RESULTS_DROPPED,
+    ),
 )
 
 # (name, help, value) of the families with the label `process`: control, worker-0, …
@@ -189,9 +195,10 @@ SnapshotSource = Callable[[], Snapshot | None]
 class ScoreboardCollector(Collector):
     """The families of one daemon. `snapshot` gives the current one, `None` before the first."""
 
-    def __init__(self, board: Scoreboard, snapshot: SnapshotSource) -> None:
+    def __init__(self, board: Scoreboard, snapshot: SnapshotSource, clock: Clock) -> None:
         self._board = board
         self._snapshot = snapshot
+        self._clock = clock
 
     def describe(self) -> list[Metric]:
         # Without it, registering would scrape once to learn the names.
@@ -219,6 +226,7 @@ class ScoreboardCollector(Collector):
         )
         yield _certificate_ends(snapshot)
         yield from self._endpoint_families(snapshot)
+        yield from standing_families(self._board, snapshot, now=self._clock.monotonic())
 
     def _worker_families(self) -> Iterator[Metric]:
         totals = read_totals(self._board)
@@ -377,9 +385,9 @@ def _endpoint_info(endpoints: dict[int, tuple[str, EndpointSpec]]) -> Metric:
 class MetricsPage:
     """What `/metrics` answers: the scoreboard's families, and those of this process."""
 
-    def __init__(self, board: Scoreboard, snapshot: SnapshotSource) -> None:
+    def __init__(self, board: Scoreboard, snapshot: SnapshotSource, clock: Clock) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(ScoreboardCollector(board, snapshot))
+        self._registry.register(ScoreboardCollector(board, snapshot, clock))
         ProcessCollector(registry=self._registry)
 
     def render(self, accept: str, accept_encoding: str) -> tuple[bytes, dict[str, str]]:

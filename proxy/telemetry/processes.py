@@ -26,6 +26,8 @@ class WorkerReport:
     state: State
     applied_generation: int
     """Generation of the snapshot that every worker serves from; 0 = none yet."""
+    serving_workers: int
+    """How many serve from any."""
     listeners: tuple[tuple[str, Address], ...] = ()
     """Name and actual address (the port that was bound) of each open listener."""
 
@@ -103,4 +105,4 @@ def worker_report(board: Scoreboard, listeners: tuple[tuple[str, Address], ...] 
     generations = [board.worker_row(each)[sb.W_GENERATION] for each in slots]
     is_complete = len(slots) >= row[sb.P_WANTED_WORKERS] > 0
     applied = min(generations, default=0) if is_complete else 0
-    return WorkerReport(_STATES[row[sb.P_STATE]], applied, listeners)
+    return WorkerReport(_STATES[row[sb.P_STATE]], applied, sum(each > 0 for each in generations), listeners)

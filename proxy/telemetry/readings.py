@@ -80,6 +80,10 @@ class EndpointReading:
     reused_total: int
     retries_total: int
     failures_total: int
+    failure_kinds: tuple[int, ...]
+    """Failed tries, one number for each `FailureKind`."""
+    trials_total: int
+    """Requests that tried an open circuit."""
     cancelled_total: int
     sent_bytes_total: int
     received_bytes_total: int
@@ -123,6 +127,8 @@ def read_endpoints(board: Scoreboard, slots: Iterable[int]) -> EndpointReading:
         reused_total=words[sb.E_REUSED],
         retries_total=words[sb.E_RETRIES],
         failures_total=words[sb.E_FAILURES],
+        failure_kinds=tuple(words[sb.E_FAILURE_KINDS : sb.E_LATENCY_SUM_US]),
+        trials_total=words[sb.E_TRIALS],
         cancelled_total=words[sb.E_CANCELLED],
         sent_bytes_total=words[sb.E_SENT_BYTES],
         received_bytes_total=words[sb.E_RECEIVED_BYTES],

@@ -5,8 +5,8 @@ What is not known is null, never left out. Nothing here comes from secrets: toke
 the documents.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import proxy
@@ -21,6 +21,15 @@ from proxy.telemetry.processes import (
     read_worker_process,
 )
 from proxy.telemetry.readings import EndpointReading, WorkerReading, read_endpoints, read_totals, read_worker
+from proxy.telemetry.standings import (
+    KINDS,
+    ClusterReading,
+    StandingReading,
+    health_name,
+    in_panic,
+    read_cluster,
+    read_standing,
+)
 
 Document = dict[str, Any]
 
@@ -35,21 +44,34 @@ class DaemonView:
     report: WorkerReport
     now: float
     """Seconds of the monotonic clock."""
+    reasons: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Why endpoints are not in use, by endpoint id, as `StandingReading.why` takes it."""
 
 
 def unready_reason(view: DaemonView) -> str | None:
-    """Why the daemon must not get traffic now, for people; `None` when it may."""
+    """Why the daemon must not get traffic now, for people; `None` when it may.
+
+    At the start every worker must serve and every listener be open. From then on one worker is enough: while another
+    is replaced, those that are left take its share, and a whole daemon out of rotation would be worse.
+    """
     if view.snapshot is None:
         return "no configuration is published yet"
     if view.report.state is not State.READY:
         return f"the daemon is {view.report.state.value}"
+    if not view.snapshot.listeners and view.snapshot.drained_listeners:
+        return "every listener is drained"
     missing = {spec.name for spec in view.snapshot.listeners} - {name for name, _ in view.report.listeners}
     if missing:
         return f"not open yet: listener {', '.join(sorted(missing))}"
-    # A daemon that serves the last snapshot while the next is on its way is ready; one without any is not.
-    if view.report.applied_generation == 0:
-        return "no configuration is applied by all workers yet"
+    # One that serves the last snapshot while the next is on its way is ready.
+    if view.report.serving_workers == 0:
+        return "no worker serves"
     return None
+
+
+def usable_endpoints(view: DaemonView, cluster: ClusterSpec) -> int:
+    """How many endpoints of a cluster get requests; those that get some in panic alone do not count."""
+    return sum(reading.is_usable for reading in _standings(view, cluster))
 
 
 def find_cluster(view: DaemonView, name: str) -> ClusterSpec | None:
@@ -80,12 +102,20 @@ def status_document(view: DaemonView) -> Document:
         "reexecs_total": parent[P_REEXECS],
         "generation": snapshot.generation if snapshot else 0,
         "applied_generation": report.applied_generation,
-        "listeners": [{"name": name, "address": str(address)} for name, address in report.listeners],
+        "listeners": [
+            *(
+                {"name": name, "address": str(address), "drained": False}
+                for name, address in report.listeners
+            ),
+            *({"name": name, "address": None, "drained": True} for name in _drained_listeners(snapshot)),
+        ],
         "control": _process(read_control(board), view.now),
         "workers_wanted": parent[P_WANTED_WORKERS],
         "workers": workers,
         "totals": _worker(read_totals(view.board)),
-        "clusters": [_cluster_summary(view.board, cluster) for cluster in _clusters(snapshot)],
+        "clusters": [
+            _cluster_summary(view, cluster, _standings(view, cluster)) for cluster in _clusters(snapshot)
+        ],
     }
 
 
@@ -93,18 +123,29 @@ def clusters_document(view: DaemonView) -> Document:
     """Each cluster with its endpoints."""
     return {
         "generation": view.snapshot.generation if view.snapshot else 0,
-        "clusters": [cluster_document(view.board, cluster) for cluster in _clusters(view.snapshot)],
+        "clusters": [cluster_document(view, cluster) for cluster in _clusters(view.snapshot)],
     }
 
 
-def cluster_document(board: Scoreboard, cluster: ClusterSpec) -> Document:
+def cluster_document(view: DaemonView, cluster: ClusterSpec) -> Document:
     """One cluster: its summary and its endpoints."""
-    endpoints = [_endpoint(board, spec) for spec in cluster.endpoints]
-    return {**_cluster_summary(board, cluster), "endpoints": endpoints}
+    standings = _standings(view, cluster)
+    endpoints = [
+        _endpoint(view, spec, reading) for spec, reading in zip(cluster.endpoints, standings, strict=True)
+    ]
+    return {**_cluster_summary(view, cluster, standings), "endpoints": endpoints}
 
 
 def _clusters(snapshot: Snapshot | None) -> Sequence[ClusterSpec]:
     return snapshot.clusters if snapshot else ()
+
+
+def _drained_listeners(snapshot: Snapshot | None) -> Sequence[str]:
+    return snapshot.drained_listeners if snapshot else ()
+
+
+def _standings(view: DaemonView, cluster: ClusterSpec) -> list[StandingReading]:
+    return [read_standing(view.board, cluster, spec, now=view.now) for spec in cluster.endpoints]
 
 
 def _process(reading: ProcessReading, now: float) -> Document:
@@ -125,17 +166,57 @@ def _worker(reading: WorkerReading) -> Document:
     return document
 
 
-def _cluster_summary(board: Scoreboard, cluster: ClusterSpec) -> Document:
-    reading = read_endpoints(board, [spec.slot for spec in cluster.endpoints])
+def _cluster_summary(
+    view: DaemonView, cluster: ClusterSpec, standings: Sequence[StandingReading]
+) -> Document:
+    reading = read_endpoints(view.board, [spec.slot for spec in cluster.endpoints])
     return {
         "name": cluster.name,
         "balancer": cluster.balancer,
         "endpoint_count": len(cluster.endpoints),
+        "usable_endpoints": sum(each.is_usable for each in standings),
+        "panic": in_panic(cluster, standings),
+        **_queue(read_cluster(view.board, cluster)),
         **_traffic(reading),
     }
 
 
-def _endpoint(board: Scoreboard, spec: EndpointSpec) -> Document:
+def _queue(reading: ClusterReading) -> Document:
+    return {
+        "pending": reading.pending,
+        "retrying": reading.retrying,
+        "queued_total": reading.queued_total,
+        "queue_wait_mean_s": _rounded(
+            reading.queue_wait_s_total / reading.queued_total if reading.queued_total else None
+        ),
+        "queue_refused_total": reading.queue_refused_total,
+        "queue_timed_out_total": reading.queue_timed_out_total,
+        "queue_left_total": reading.queue_left_total,
+        "request_retries_total": reading.retries_total,
+        "retries_over_budget_total": reading.retries_over_budget_total,
+        "panic_picks_total": reading.panic_picks_total,
+    }
+
+
+def _standing(view: DaemonView, spec: EndpointSpec, reading: StandingReading) -> Document:
+    is_open = not reading.circuit.state.lets_pass
+    return {
+        "standing": reading.standing.value,
+        "why": reading.why(view.reasons.get(spec.id, {})),
+        "circuit": reading.circuit_name,
+        "circuit_trial_in_s": round(max(reading.circuit.until - view.now, 0.0), 3) if is_open else None,
+        "health": health_name(reading),
+        "ejected": reading.marks.is_ejected,
+        "drained": reading.marks.is_drained,
+        "load": reading.load,
+        "circuit_openings_total": reading.openings_total,
+        "ejections_total": reading.ejections_total,
+        "health_checks_total": reading.checks_total,
+        "health_checks_failed_total": reading.checks_failed_total,
+    }
+
+
+def _endpoint(view: DaemonView, spec: EndpointSpec, reading: StandingReading) -> Document:
     return {
         "id": spec.id,
         "name": spec.name,
@@ -144,7 +225,8 @@ def _endpoint(board: Scoreboard, spec: EndpointSpec) -> Document:
         "tags": sorted(spec.tags),
         "weight": spec.weight,
         "max_connections": spec.max_connections or None,
-        **_traffic(read_endpoints(board, [spec.slot])),
+        **_standing(view, spec, reading),
+        **_traffic(read_endpoints(view.board, [spec.slot])),
     }
 
 
@@ -158,6 +240,8 @@ def _traffic(reading: EndpointReading) -> Document:
         "requests_total": answered,
         "requests_by_status_total": by_class,
         "failures_total": reading.failures_total,
+        "failures_by_kind_total": dict(zip(KINDS, reading.failure_kinds, strict=True)),
+        "trials_total": reading.trials_total,
         "cancelled_total": reading.cancelled_total,
         "retries_total": reading.retries_total,
         "connects_total": reading.connects_total,

@@ -12,9 +12,12 @@ import pytest
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.admin import api
+from proxy.admin import api, streams
 from proxy.admin.api import MAX_CONNECTIONS, AdminServer
+from proxy.clock import SystemClock
 from proxy.config.faults import Fault
+from proxy.controlplane.drains import DrainReport, UnknownTarget
+from proxy.controlplane.events import EventLog, EventType
 from proxy.controlplane.reloading import ReloadOutcome, ReloadReport
 from proxy.errors import ConfigError
 from proxy.model import TcpAddress, UnixAddress
@@ -37,7 +40,9 @@ class Daemon:
         self.board = Scoreboard(endpoints=4)
         self.board.endpoint_row(0, 0)[request_index(b"GET", 200)] = 5
         self.snapshot = SNAPSHOT
-        self.report = WorkerReport(State.READY, 3)
+        self.report = WorkerReport(State.READY, 3, 1)
+        self.events = EventLog(SystemClock())
+        self.drains = []
         self.board.parent_row[P_PID] = 7
         self.fails = False
         self.reloaded = ReloadReport(ReloadOutcome.APPLIED, 4, ("workers: 1 → 2",))
@@ -46,6 +51,17 @@ class Daemon:
         if self.fails:
             raise RuntimeError("the path is /etc/secret")
         return self.reloaded
+
+    def set_drained(self, name, is_drained):
+        if name.startswith("unknown"):
+            raise UnknownTarget(f"there is no endpoint {name!r}", ["etl/10.0.0.1:9000"])
+        self.drains.append((name, is_drained))
+        return DrainReport((name,), (name,), is_drained)
+
+    async def set_listener_drained(self, name, is_drained):
+        if name == "taken":
+            raise ConfigError("listeners[0].bind", "127.0.0.1:80", "an address that can be bound")
+        return self.set_drained(name, is_drained)
 
     def view(self):
         if self.fails:
@@ -95,7 +111,7 @@ class Client:
 @asynccontextmanager
 async def serving(daemon, bind=LOOPBACK, token=None):
     server = AdminServer(
-        bind, token, daemon.view, MetricsPage(daemon.board, lambda: daemon.snapshot), daemon.reload
+        bind, token, daemon.view, MetricsPage(daemon.board, lambda: daemon.snapshot, SystemClock()), daemon
     )
     await server.start()
     try:
@@ -125,7 +141,7 @@ def test_health_and_readiness(run):
             assert (empty.status, empty.json["reason"]) == (503, "the cluster has no usable endpoint")
             unknown = await client.get("/readyz?cluster=%3Cnone%3E")
             assert (unknown.status, unknown.json["error"]) == (404, "not_found")
-            daemon.report = WorkerReport(State.DRAINING, 3)
+            daemon.report = WorkerReport(State.DRAINING, 3, 1)
             draining = await client.get("/readyz")
             assert (draining.status, draining.json["reason"]) == (503, "the daemon is draining")
             assert (await client.get("/healthz")).status == 200
@@ -241,8 +257,8 @@ def test_ipv6(run):
             TcpAddress("::1", 0),
             None,
             Daemon().view,
-            MetricsPage(Scoreboard(), lambda: None),
-            Daemon().reload,
+            MetricsPage(Scoreboard(), lambda: None, SystemClock()),
+            Daemon(),
         )
         await server.start()
         with socket.create_connection(("::1", server.address.port), timeout=LIMIT_S) as raw:
@@ -339,5 +355,89 @@ def test_reload(run):
             daemon.fails = True
             broken = await client.get("/api/v1/reload", "POST")
             assert broken.status == 500 and b"secret" not in broken.body
+
+    run(main)
+
+
+def test_drains(run):
+    async def main():
+        daemon = Daemon()
+        async with serving(daemon) as client:
+            for path in ("etl/10.0.0.1:9000", "etl%2F10.0.0.1%3A9000", "etl/unix:/run/x.sock"):
+                assert (await client.get(f"/api/v1/endpoints/{path}/drain", "POST")).status == 200
+            done = await client.get("/api/v1/endpoints/etl/10.0.0.1:9000/undrain", "POST")
+            assert done.json["targets"] == ["etl/10.0.0.1:9000"] and done.json["drained"] is False
+            assert daemon.drains == [
+                ("etl/10.0.0.1:9000", True),
+                ("etl/10.0.0.1:9000", True),
+                ("etl/unix:/run/x.sock", True),
+                ("etl/10.0.0.1:9000", False),
+            ]
+            unknown = await client.get("/api/v1/endpoints/unknown/drain", "POST")
+            assert (unknown.status, unknown.json["error"]) == (404, "not_found")
+            assert "did you mean etl/10.0.0.1:9000?" in unknown.json["message"]
+            assert (await client.get("/api/v1/listeners/edge/drain", "POST")).status == 200
+            taken = await client.get("/api/v1/listeners/taken/undrain", "POST")
+            assert (taken.status, taken.json["error"]) == (409, "conflict")
+            assert (await client.get("/api/v1/endpoints/etl/x/drain")).status == 405
+            assert (await client.get("/api/v1/endpoints/etl/x/stop", "POST")).status == 404
+            assert (await client.get("/api/v1/listeners/unknown/drain", "POST")).status == 404
+
+    run(main)
+
+
+async def stream(client, last_id=None):
+    """An open stream of events, past its head."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.address.port)
+    again = f"Last-Event-ID: {last_id}\r\n" if last_id is not None else ""
+    writer.write(f"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n{again}\r\n".encode())
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200") and b"text/event-stream" in head
+    await reader.readuntil(b"retry: 2000\n\n")
+    return reader, writer
+
+
+async def next_event(reader):
+    text = (await reader.readuntil(b"}\n\n")).decode()
+    number = int(text[text.index("id: ") + 4 :].split("\n")[0])
+    document = orjson.loads(text[text.index("data: ") + 6 :])
+    assert document["id"] == number
+    return document
+
+
+def test_events(run, monkeypatch):
+    async def main():
+        daemon = Daemon()
+        daemon.events.tell(EventType.RELOAD, "configuration", "applied")
+        async with serving(daemon) as client:
+            reader, writer = await stream(client)
+            daemon.events.tell(EventType.DRAINED, "etl/a:1", "by an\noperator")
+            event = await next_event(reader)
+            assert (event["type"], event["subject"], event["text"]) == (
+                "drained",
+                "etl/a:1",
+                "by an\noperator",
+            )
+            again, other = await stream(client, event["id"] - 2)
+            assert [(await next_event(again))["type"] for _ in range(2)] == ["reload", "drained"]
+            writer.close()
+            await writer.wait_closed()
+            monkeypatch.setattr(streams, "MAX_STREAMS", 0)
+            assert (await client.get("/api/v1/events")).status == 503
+        assert not (await again.read()).endswith(b"}\n\n"), "the server's stop ends streams"
+        other.close()
+        await other.wait_closed()
+
+    run(main)
+
+
+def test_a_silent_stream_says_that_it_lives(run, monkeypatch):
+    async def main():
+        monkeypatch.setattr(streams, "KEEP_ALIVE_S", 0.01)
+        async with serving(Daemon()) as client:
+            reader, writer = await stream(client)
+            assert await reader.readuntil(b":\n\n")
+            writer.close()
+            await writer.wait_closed()
 
     run(main)

@@ -10,12 +10,25 @@ import pytest
 
 from proxy.admin.api import AdminServer
 from proxy.admin.client import AdminUnreachable, ask_reload, parse_admin, show_status
+from proxy.admin.drain_client import ask_drain, wait_idle
 from proxy.admin.render import duration, latency_text, size
+from proxy.clock import SystemClock
 from proxy.config.faults import Fault
+from proxy.controlplane.drains import DrainReport, UnknownTarget
+from proxy.controlplane.events import EventLog
 from proxy.controlplane.reloading import ReloadOutcome, ReloadReport
-from proxy.errors import Reason
+from proxy.errors import ConfigError, Reason
 from proxy.model import TcpAddress, UnixAddress
-from proxy.scoreboard import P_PID, W_REFUSALS, Scoreboard, latency_index, request_index
+from proxy.policy.breaker import Circuit, CircuitState
+from proxy.scoreboard import (
+    E_IN_FLIGHT,
+    P_PID,
+    W_REFUSALS,
+    X_CIRCUIT,
+    Scoreboard,
+    latency_index,
+    request_index,
+)
 from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
 from proxy.telemetry.metrics import MetricsPage
 from proxy.telemetry.processes import State, WorkerReport
@@ -26,11 +39,31 @@ LOOPBACK = TcpAddress("127.0.0.1", 0)
 QUERY = EndpointSpec("etl/10.0.0.1:9000", 0, TcpAddress("10.0.0.1", 9000), "query:9000")
 PLAIN = EndpointSpec("etl/10.0.0.2:9000", 1, TcpAddress("10.0.0.2", 9000), "10.0.0.2:9000")
 SNAPSHOT = Snapshot(3, (), (ClusterSpec("etl", endpoints=(QUERY, PLAIN)), ClusterSpec("[b]empty")), ())
-REPORT = WorkerReport(State.READY, 3, (("edge", TcpAddress("127.0.0.1", 8080)),))
+REPORT = WorkerReport(State.READY, 3, 1, (("edge", TcpAddress("127.0.0.1", 8080)),))
 
 
 RELOADS = []
 """What the next reloads come to, the last first."""
+
+
+class Commands:
+    """Control, as far as the server asks it."""
+
+    def __init__(self):
+        self.events = EventLog(SystemClock())
+
+    async def reload(self):
+        return RELOADS.pop()
+
+    def set_drained(self, name, is_drained):
+        if name != QUERY.id:
+            raise UnknownTarget(f"there is no endpoint {name!r}", [QUERY.id])
+        return DrainReport((name,), (name,) if is_drained else (), is_drained)
+
+    async def set_listener_drained(self, name, is_drained):
+        if name == "taken":
+            raise ConfigError("listeners[0].bind", "127.0.0.1:80", "an address that can be bound")
+        return DrainReport((name,), (name,), is_drained, is_pending=True)
 
 
 class Terminal(io.StringIO):
@@ -54,12 +87,11 @@ def serve(view):
     """Starts an admin server in a thread; gives its address."""
     stops = []
 
-    async def reload():
-        return RELOADS.pop()
-
     def serve(bind=LOOPBACK, token=None):
         started, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
-        server = AdminServer(bind, token, lambda: view, MetricsPage(view.board, lambda: SNAPSHOT), reload)
+        server = AdminServer(
+            bind, token, lambda: view, MetricsPage(view.board, lambda: SNAPSHOT, SystemClock()), Commands()
+        )
 
         async def main():
             await server.start()
@@ -96,8 +128,8 @@ def test_plain_columns_for_a_pipe(serve):
     head = next(index for index, line in enumerate(lines) if line.startswith("CLUSTER"))
     first, second, empty = lines[head + 1 :]
     assert first.split()[:2] == ["etl", "query:9000"] and "(10.0.0.1:9000)" in first
-    assert first.split()[6] == "123456" and first.endswith("ms")
-    assert second.split() == ["etl", "10.0.0.2:9000", *["0"] * 8, "-", "-", "-"]
+    assert first.split()[7] == "123456" and first.endswith("ms")
+    assert second.split() == ["etl", "10.0.0.2:9000", "ready", *["0"] * 8, "-", "-", "-"]
     assert empty.split() == ["[b]empty", "(none)"]
     assert out.isascii() and "\x1b" not in out
 
@@ -227,3 +259,77 @@ def test_reload_without_a_daemon():
         port = sock.getsockname()[1]
     code, out, err = reload(f"http://127.0.0.1:{port}")
     assert (code, out) == (1, "") and "no answer from the admin API" in err
+
+
+def drain(admin, name=QUERY.id, is_drained=True, as_json=False, is_listener=False):
+    out, err = io.StringIO(), io.StringIO()
+    code, ids = ask_drain(
+        admin, None, as_json, name, is_listener=is_listener, is_drained=is_drained, out=out, err=err
+    )
+    return code, ids, out.getvalue(), err.getvalue()
+
+
+def test_drain_and_undrain(serve):
+    address = f"http://{serve()}"
+    assert drain(address) == (0, [QUERY.id], "etl/10.0.0.1:9000: drained\n", "")
+    assert drain(address, is_drained=False)[2] == "etl/10.0.0.1:9000: not drained any more (as before)\n"
+    told = "listener edge: drained\nnot every worker has applied it yet\n"
+    assert drain(address, "edge", is_listener=True)[2] == told
+    document = orjson.loads(drain(address, as_json=True)[2])
+    assert document == {"drained": True, "targets": [QUERY.id], "changed": [QUERY.id], "pending": False}
+
+
+def test_drain_of_what_is_not_there(serve):
+    address = f"http://{serve()}"
+    code, _, out, err = drain(address, "etl/10.0.0.9:9000")
+    assert (code, out) == (1, "")
+    assert err == "homeport: there is no endpoint 'etl/10.0.0.9:9000'; did you mean etl/10.0.0.1:9000?\n"
+    code, _, _, err = drain(address, "taken", is_listener=True)
+    assert code == 1 and "an address that can be bound" in err
+    code, _, _, err = drain(f"127.0.0.1:{closed_port()}")
+    assert code == 1 and "no answer from the admin API" in err
+
+
+class QuickClock(SystemClock):
+    """Sleeps end at once, and take as long as they should."""
+
+    def __init__(self, on_sleep=None):
+        self.now = 0.0
+        self.on_sleep = on_sleep
+
+    def monotonic(self):
+        return self.now
+
+    async def sleep(self, seconds):
+        self.now += seconds
+        if self.on_sleep is not None:
+            self.on_sleep(self.now)
+
+
+def test_waiting_until_nothing_is_in_flight(serve, view):
+    address = f"http://{serve()}"
+    row = view.board.endpoint_row(0, QUERY.slot)
+    row[E_IN_FLIGHT] = 2
+    err = io.StringIO()
+    assert wait_idle(address, None, [QUERY.id], timeout_s=3.0, clock=QuickClock(), err=err) == 3
+    assert err.getvalue() == "homeport: 2 requests are still in flight after 3 s\n"
+    assert wait_idle(address, None, [PLAIN.id], timeout_s=3.0, clock=QuickClock()) == 0
+
+    def finish(now):
+        row[E_IN_FLIGHT] = 0 if now > 1.0 else 1
+
+    clock = QuickClock(finish)
+    assert wait_idle(address, None, [QUERY.id], timeout_s=3.0, clock=clock) == 0
+    assert 1.0 < clock.now < 2.0
+    err = io.StringIO()
+    nobody = f"127.0.0.1:{closed_port()}"
+    assert wait_idle(nobody, None, [QUERY.id], timeout_s=3.0, clock=QuickClock(), err=err) == 1
+    assert "no answer" in err.getvalue()
+
+
+def test_troubles_are_told_with_their_reasons(serve, view):
+    view.board.standing_row(QUERY.slot)[X_CIRCUIT] = Circuit(CircuitState.OPEN, 1, 1e6).pack()
+    view.reasons[QUERY.id] = {"circuit": "5 failures in a row, the last: reset"}
+    out = status(f"http://{serve()}")[1]
+    assert f"{QUERY.id} is circuit open: 5 failures in a row, the last: reset" in out.splitlines()
+    assert any("etl" in line and "circuit open" in line and "query:9000" in line for line in out.splitlines())

@@ -61,7 +61,10 @@ def is_whole(daemon: Daemon) -> bool:
         status = daemon.status()
     except OSError:
         return False
-    return status["unready_reason"] is None and len(daemon.workers()) == status["workers_wanted"]
+    is_applied = status["applied_generation"] == status["generation"]
+    return (
+        is_applied and status["unready_reason"] is None and len(daemon.workers()) == status["workers_wanted"]
+    )
 
 
 def answered(daemon: Daemon) -> float:

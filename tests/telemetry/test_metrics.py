@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 import proxy
 from proxy import scoreboard as sb
+from proxy.clock import SystemClock
 from proxy.errors import REASON_INDEX, Reason
 from proxy.model import TcpAddress, UnixAddress
 from proxy.scoreboard import Scoreboard, latency_index, request_index
@@ -32,7 +33,7 @@ EDGE = ListenerSpec("edge", TcpAddress("127.0.0.1", 0))
 SNAPSHOT = Snapshot(
     4, (EDGE,), (ClusterSpec("etl", endpoints=(A, B)), ClusterSpec("odd", endpoints=(C,))), ()
 )
-READY = WorkerReport(State.READY, 4, (("edge", TcpAddress("127.0.0.1", 8080)),))
+READY = WorkerReport(State.READY, 4, 2, (("edge", TcpAddress("127.0.0.1", 8080)),))
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def board():
 
 
 def families(board, snapshot=SNAPSHOT, accept="", parse=parse_text):
-    body, headers = MetricsPage(board, lambda: snapshot).render(accept, "")
+    body, headers = MetricsPage(board, lambda: snapshot, SystemClock()).render(accept, "")
     assert headers["Content-Type"].startswith("application/openmetrics" if accept else "text/plain")
     return {family.name: family for family in parse(body.decode())}
 
@@ -174,7 +175,7 @@ def test_before_the_first_snapshot_there_are_no_endpoints(board):
 
 
 def test_gzip_and_odd_accept_fields(board):
-    page = MetricsPage(board, lambda: SNAPSHOT)
+    page = MetricsPage(board, lambda: SNAPSHOT, SystemClock())
     plain, _ = page.render("", "")
     packed, headers = page.render("text/plain", "br, gzip;q=0.5")
     assert headers["Content-Encoding"] == "gzip"
@@ -211,7 +212,7 @@ def test_status_document(board):
     assert document["version"] == proxy.__version__
     assert (document["state"], document["unready_reason"], document["uptime_s"]) == ("ready", None, 1.235)
     assert (document["generation"], document["applied_generation"], document["pid"]) == (4, 4, 20)
-    assert document["listeners"] == [{"name": "edge", "address": "127.0.0.1:8080"}]
+    assert document["listeners"] == [{"name": "edge", "address": "127.0.0.1:8080", "drained": False}]
     assert [worker["id"] for worker in document["workers"]] == [0, 1]
     assert [worker["pid"] for worker in document["workers"]] == [None, 1]
     assert document["workers"][1]["last_exit_code"] == 10 * sb.S_EXIT + 1
@@ -227,7 +228,7 @@ def test_status_document(board):
 
 
 def test_cluster_document(board):
-    document = cluster_document(board, SNAPSHOT.clusters[0])
+    document = cluster_document(view(board), SNAPSHOT.clusters[0])
     first = document["endpoints"][0]
     assert (first["id"], first["address"], first["name"]) == (A.id, "10.0.0.1:9000", "query:9000")
     assert (first["weight"], first["max_connections"], first["zone"], first["tags"]) == (
@@ -260,14 +261,19 @@ def test_cluster_document(board):
     [
         ({}, None),
         ({"snapshot": None}, "no configuration is published yet"),
-        ({"report": WorkerReport(State.STARTING, 0)}, "the daemon is starting"),
-        ({"report": WorkerReport(State.DRAINING, 4, READY.listeners)}, "the daemon is draining"),
-        ({"report": WorkerReport(State.READY, 4)}, "not open yet: listener edge"),
+        ({"report": WorkerReport(State.STARTING, 0, 0)}, "the daemon is starting"),
+        ({"report": WorkerReport(State.DRAINING, 4, 2, READY.listeners)}, "the daemon is draining"),
+        ({"report": WorkerReport(State.READY, 4, 2)}, "not open yet: listener edge"),
         (
-            {"report": WorkerReport(State.READY, 0, READY.listeners)},
-            "no configuration is applied by all workers yet",
+            {"report": WorkerReport(State.READY, 0, 0, READY.listeners)},
+            "no worker serves",
         ),
-        ({"report": WorkerReport(State.READY, 3, READY.listeners)}, None),
+        ({"report": WorkerReport(State.READY, 0, 1, READY.listeners)}, None),
+        ({"report": WorkerReport(State.READY, 3, 2, READY.listeners)}, None),
+        (
+            {"snapshot": Snapshot(4, (), (), (), drained_listeners=("edge",))},
+            "every listener is drained",
+        ),
     ],
 )
 def test_unready_reason(board, changed, reason):

@@ -1,0 +1,107 @@
+"""`homeport drain` and `homeport undrain`: asks a running daemon, and waits until an endpoint has nothing to do."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+from urllib.parse import quote
+
+import orjson
+
+from proxy.admin.client import AdminUnreachable, fetch, parse_admin
+from proxy.clock import Clock
+
+EXIT_FAILED = 1
+EXIT_TIMED_OUT = 3
+
+LOOK_S = 0.2
+"""Seconds between two looks whether all is done."""
+
+QUIET_LOOKS = 2
+"""Looks in a row that must find nothing in flight: a worker may have picked just before it knew of the drain."""
+
+
+def ask_drain(
+    admin: str,
+    token: str | None,
+    as_json: bool,
+    name: str,
+    *,
+    is_listener: bool,
+    is_drained: bool,
+    out: TextIO | None = None,
+    err: TextIO | None = None,
+) -> tuple[int, Sequence[str]]:
+    """Drain the endpoints, or the listener, called `name`, or end that, and print what became of it.
+
+    Returns the exit code, 0 or 1, and the ids of the endpoints.
+    """
+    out, err = out or sys.stdout, err or sys.stderr
+    kind = "listeners" if is_listener else "endpoints"
+    action = "drain" if is_drained else "undrain"
+    path = f"/api/v1/{kind}/{quote(name, safe='')}/{action}"
+    try:
+        answer = fetch(parse_admin(admin), path, token, is_asking=True)
+        if as_json:
+            out.write(orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE).decode())
+        else:
+            out.write("".join(line + "\n" for line in _lines(answer, is_listener)))
+        return 0, answer["targets"]
+    except AdminUnreachable as error:
+        print(f"homeport: {error}", file=err)
+    except (KeyError, TypeError) as error:
+        print(f"homeport: {admin} answers as another version would: {error!r} is missing or odd", file=err)
+    return EXIT_FAILED, ()
+
+
+def _lines(answer: dict[str, Any], is_listener: bool) -> list[str]:
+    word = "drained" if answer["drained"] else "not drained any more"
+    lines = []
+    for target in answer["targets"]:
+        name = f"listener {target}" if is_listener else target
+        lines.append(f"{name}: {word}{'' if target in answer['changed'] else ' (as before)'}")
+    if answer["pending"]:
+        lines.append("not every worker has applied it yet")
+    return lines
+
+
+def wait_idle(
+    admin: str,
+    token: str | None,
+    ids: Sequence[str],
+    *,
+    timeout_s: float,
+    clock: Clock,
+    err: TextIO | None = None,
+) -> int:
+    """Return when none of the endpoints `ids` has a request in flight: 0, 3 after `timeout_s` seconds, or 1 when the
+    daemon does not answer."""
+    err = err or sys.stderr
+    try:
+        left = asyncio.run(_wait(admin, token, frozenset(ids), timeout_s, clock))
+    except AdminUnreachable as error:
+        print(f"homeport: {error}", file=err)
+        return EXIT_FAILED
+    except (KeyError, TypeError) as error:
+        print(f"homeport: {admin} answers as another version would: {error!r} is missing or odd", file=err)
+        return EXIT_FAILED
+    if left:
+        print(f"homeport: {left} requests are still in flight after {timeout_s:g} s", file=err)
+        return EXIT_TIMED_OUT
+    return 0
+
+
+async def _wait(admin: str, token: str | None, ids: frozenset[str], timeout_s: float, clock: Clock) -> int:
+    """Requests in flight at the end: 0, or more after `timeout_s`."""
+    address = parse_admin(admin)
+    until = clock.monotonic() + timeout_s
+    quiet = 0
+    while True:
+        await clock.sleep(LOOK_S)
+        clusters = fetch(address, "/api/v1/clusters", token)["clusters"]
+        left = sum(one["in_flight"] for each in clusters for one in each["endpoints"] if one["id"] in ids)
+        quiet = 0 if left else quiet + 1
+        if quiet >= QUIET_LOOKS:
+            return 0
+        if left and clock.monotonic() >= until:
+            return int(left)

@@ -1,0 +1,43 @@
+"""What a control begins with: the file, and what the control before it left with the parent."""
+
+import logging
+
+from proxy.config.faults import InvalidConfig
+from proxy.config.load import ConfigFile
+from proxy.config.schema import Config
+from proxy.mailbox import unsealed
+from proxy.scoreboard import C_RELOAD_REFUSED_LAST, Scoreboard
+from proxy.snapshot import Snapshot
+from proxy.snapshot_codec import OtherVersion, Rows, decode_rows, decode_snapshot
+
+_log = logging.getLogger("homeport")
+
+
+def served_snapshot(fd: int | None) -> tuple[Snapshot | None, Rows | None]:
+    """The snapshot that is served already and the rows that it names, as far as this version can read them."""
+    if fd is None:
+        return None, None
+    data = unsealed(fd)
+    rows: Rows | None = None
+    try:
+        rows = decode_rows(data)
+        return decode_snapshot(data), rows
+    except OtherVersion as error:
+        # Workers that go on serving from it count in its rows: these keep their names, or are left alone.
+        _log.warning("%s: %s", error, "counters go on" if rows else "counters of endpoints begin anew")
+        return None, rows
+
+
+def first_config(file: ConfigFile, last_good: int | None, board: Scoreboard) -> tuple[bytes, Config]:
+    """What the file says, or, when that is faulty and something is served already, what that was made from. Raises
+    `InvalidConfig`."""
+    try:
+        return file.read()
+    except InvalidConfig as error:
+        if last_good is None:
+            raise
+        for fault in error.faults:
+            _log.error("the last configuration is served on: %s", fault)
+        board.control_row[C_RELOAD_REFUSED_LAST] = 1
+        source = unsealed(last_good)
+        return source, file.parse_served(source)

@@ -1,0 +1,120 @@
+"""What control says of endpoints, and workers of clusters, decoded: standings, circuits, queues, panic."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from proxy import scoreboard as sb
+from proxy.policy.breaker import Circuit, CircuitState, permission, unpack
+from proxy.policy.failures import FailureKind
+from proxy.policy.health import HealthState
+from proxy.policy.standing import IN_USE, Marks, Standing, is_panic, standing, unpack_marks
+from proxy.scoreboard import Scoreboard
+from proxy.snapshot import ClusterSpec, EndpointSpec
+
+KINDS = tuple(kind.value for kind in FailureKind)
+"""Names of the ways to fail, in the order of their words."""
+
+
+@dataclass(frozen=True, slots=True)
+class StandingReading:
+    """One endpoint's row of standing, and what follows from it now."""
+
+    standing: Standing
+    circuit: Circuit
+    marks: Marks
+    load: float | None
+    """How busy the service says it is, 1 = full; `None` = it does not say."""
+    openings_total: int
+    ejections_total: int
+    checks_total: int
+    checks_failed_total: int
+
+    @property
+    def circuit_name(self) -> str:
+        """For people: failures that have not opened a circuit yet leave it closed."""
+        state = CircuitState.CLOSED if self.circuit.state.lets_pass else self.circuit.state
+        return state.name.lower()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it gets requests without panic."""
+        return self.standing in IN_USE
+
+    def why(self, reasons: Mapping[str, str]) -> str | None:
+        """Why it is not in use, in words; `reasons` are those that control remembers."""
+        found = {
+            Standing.DRAINED: "drained",
+            Standing.CIRCUIT_OPEN: reasons.get("circuit", "its circuit opened before control restarted"),
+            Standing.UNHEALTHY: f"checks fail: {reasons.get('health', 'since before control restarted')}",
+            Standing.UNCHECKED: "its first check is not over",
+            Standing.EJECTED: reasons.get("ejection", "ejected before control restarted"),
+            Standing.SLOW_START: "it came, or came back, a while ago",
+        }
+        return found.get(self.standing)
+
+
+def read_standing(
+    board: Scoreboard, cluster: ClusterSpec, spec: EndpointSpec, *, now: float
+) -> StandingReading:
+    """The endpoint `spec` of `cluster`."""
+    row = board.standing_row(spec.slot).tolist()
+    marks = unpack_marks(row[sb.X_MARKS])
+    word = row[sb.X_CIRCUIT]
+    load = row[sb.X_LOAD_PERMILLE]
+    return StandingReading(
+        standing=standing(marks, permission(word, now), slow_start_s=cluster.slow_start.window_s, now=now),
+        circuit=unpack(word),
+        marks=marks,
+        load=(load - 1) / 1000.0 if load else None,
+        openings_total=row[sb.X_OPENINGS],
+        ejections_total=row[sb.X_EJECTIONS],
+        checks_total=row[sb.X_CHECKS],
+        checks_failed_total=row[sb.X_CHECKS_FAILED],
+    )
+
+
+def health_name(reading: StandingReading) -> str | None:
+    """The state of its health; `None` = nobody asks."""
+    is_checked = reading.checks_total or reading.marks.health is not HealthState.HEALTHY
+    return reading.marks.health.value if is_checked else None
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterReading:
+    """A cluster's words, summed over all workers."""
+
+    pending: int
+    """Requests that wait for an endpoint."""
+    retrying: int
+    queued_total: int
+    queue_wait_s_total: float
+    queue_refused_total: int
+    queue_timed_out_total: int
+    queue_left_total: int
+    """Requests whose client left while they waited."""
+    retries_total: int
+    retries_over_budget_total: int
+    panic_picks_total: int
+    """Requests sent to endpoints that are not ready, because too few are."""
+
+
+def read_cluster(board: Scoreboard, spec: ClusterSpec) -> ClusterReading:
+    """The words of `spec`."""
+    words = board.cluster_sum(spec.slot)
+    return ClusterReading(
+        pending=words[sb.K_PENDING],
+        retrying=words[sb.K_RETRYING],
+        queued_total=words[sb.K_QUEUED],
+        queue_wait_s_total=words[sb.K_QUEUE_WAIT_US] / 1e6,
+        queue_refused_total=words[sb.K_QUEUE_REFUSED],
+        queue_timed_out_total=words[sb.K_QUEUE_TIMED_OUT],
+        queue_left_total=words[sb.K_QUEUE_LEFT],
+        retries_total=words[sb.K_RETRIES],
+        retries_over_budget_total=words[sb.K_RETRIES_OVER_BUDGET],
+        panic_picks_total=words[sb.K_PANIC_PICKS],
+    )
+
+
+def in_panic(spec: ClusterSpec, readings: Iterable[StandingReading]) -> bool:
+    """Whether too few of a cluster's endpoints are ready, so that all are used."""
+    return is_panic([reading.standing for reading in readings], spec.panic)
