@@ -76,6 +76,7 @@ class Standings:
         self._clock = clock
         self._members: dict[str, Member] = {}
         self._by_slot: dict[int, Member] = {}
+        self._by_cluster: dict[str, list[Member]] = {}
 
     def __repr__(self) -> str:
         return f"Standings({len(self._members)} endpoints)"
@@ -93,7 +94,7 @@ class Standings:
 
     def of_cluster(self, name: str) -> list[Member]:
         """The endpoints of a cluster."""
-        return [member for member in self if member.cluster.name == name]
+        return self._by_cluster.get(name, [])
 
     def announce(self, snapshot: Snapshot, known: Set[str], checked: Set[str]) -> None:
         """Write the words of endpoints that `snapshot` brings and whose ids are not `known`, before anybody is told of
@@ -126,6 +127,9 @@ class Standings:
                 members[spec.id] = member
         self._members = members
         self._by_slot = {member.spec.slot: member for member in members.values()}
+        self._by_cluster = {
+            cluster.name: [members[spec.id] for spec in cluster.endpoints] for cluster in snapshot.clusters
+        }
 
     def set_health(self, member: Member, state: HealthState, word: ServiceWord = NO_WORD) -> None:
         """What its checks came to; HEALTHY with `NO_WORD` where there are none any more."""

@@ -22,6 +22,7 @@ class StandingReading:
     standing: Standing
     circuit: Circuit
     marks: Marks
+    is_drained_by_operator: bool
     load: float | None
     """How busy the service says it is, 1 = full; `None` = it does not say."""
     openings_total: int
@@ -43,12 +44,12 @@ class StandingReading:
     def why(self, reasons: Mapping[str, str]) -> str | None:
         """Why it is not in use, in words; `reasons` are those that control remembers."""
         found = {
-            Standing.DRAINED: "drained",
+            Standing.DRAINED: "by an operator" if self.is_drained_by_operator else "by its own word",
             Standing.CIRCUIT_OPEN: reasons.get("circuit", "its circuit opened before control restarted"),
             Standing.UNHEALTHY: f"checks fail: {reasons.get('health', 'since before control restarted')}",
             Standing.UNCHECKED: "its first check is not over",
             Standing.EJECTED: reasons.get("ejection", "ejected before control restarted"),
-            Standing.SLOW_START: "it came, or came back, a while ago",
+            Standing.SLOW_START: "its share grows since it came, or came back",
         }
         return found.get(self.standing)
 
@@ -65,6 +66,7 @@ def read_standing(
         standing=standing(marks, permission(word, now), slow_start_s=cluster.slow_start.window_s, now=now),
         circuit=unpack(word),
         marks=marks,
+        is_drained_by_operator=bool(row[sb.X_DRAINED]),
         load=(load - 1) / 1000.0 if load else None,
         openings_total=row[sb.X_OPENINGS],
         ejections_total=row[sb.X_EJECTIONS],
