@@ -10,6 +10,7 @@ Map of the package, from the pure core outwards; imports point from the bottom o
     permits                 permits and trials of endpoints, exact over all workers by kernel locks
     children systemd        child processes; what a service manager wants to hear
     snapshot_codec          snapshots as bytes
+    handover                what a parent hands to the program that takes its place
     workforce supervisor    the parent's part: worker slots; the loop that starts and replaces
     tls                     certificates and keys to the contexts that connections are made with
     config/                 the YAML file: models, faults with line and column, the snapshot made from it

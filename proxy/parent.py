@@ -9,22 +9,21 @@ Standard library only.
 
 import argparse
 import importlib
-import json
 import logging
 import os
 import resource
 import signal
 import socket
 import sys
-from typing import Any
 
 from proxy import children
 from proxy.clock import SystemClock
+from proxy.handover import Handover, UnknownHandover
 from proxy.listening import ListeningSockets
 from proxy.mailbox import Channel, sealed, unsealed
 from proxy.permits import LockFiles
 from proxy.scoreboard import P_REEXECS, P_USED_SLOTS, SLOTS, LayoutMismatch, Scoreboard
-from proxy.supervisor import ControlProcess, Supervisor
+from proxy.supervisor import EXIT_FAILED, ControlProcess, Supervisor
 from proxy.systemd import Notifier, take_listen_fds
 from proxy.workforce import PostOffice, Workforce
 
@@ -75,17 +74,24 @@ def main() -> None:
     parser.add_argument("--program", help="mark of what started it")
     options = parser.parse_args()
     if options.preflight:
-        sys.exit(_preflight(options.config))
+        sys.exit(_preflight(options.config, options.resume))
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT.format(role="parent"))
     raise_descriptor_limit()
     sys.exit(_supervisor(options).run())
 
 
-def _preflight(config: str) -> int:
-    """Exit code 0 when every program of the daemon starts, and takes the configuration for good.
+def _preflight(config: str, handed_over: int | None) -> int:
+    """Exit code 0 when every program of the daemon starts, takes the configuration for good, and can read what the
+    running one hands over.
 
     Imports by name, in a process that ends then: the parent itself needs none of it.
     """
+    if handed_over is not None:
+        try:
+            Handover.decode(unsealed(handed_over))
+        except UnknownHandover as error:
+            print(error, file=sys.stderr)
+            return EXIT_FAILED
     importlib.import_module("proxy.worker")
     control = importlib.import_module("proxy.control")
     return 0 if control.is_acceptable(config) else 2
@@ -96,63 +102,55 @@ def _supervisor(options: argparse.Namespace) -> Supervisor:
     arguments = ["--config", options.config]
     if options.workers is not None:
         arguments += ["--workers", str(options.workers)]
-    state: dict[str, Any] = {}
+    old: Handover | None = None
     if options.resume is not None:
-        state = json.loads(unsealed(options.resume))
+        old = Handover.decode(unsealed(options.resume))
+        for fd in (options.resume, *old.fds):
+            # Closed by the next exec, unless it is handed over again.
+            os.set_inheritable(fd, False)
         os.close(options.resume)
-    board = _board(state)
-    posts = [(Channel.from_fd(_keep(r)), Channel.from_fd(_keep(w))) for r, w in state.get("posts", ())]
+    board = _board(old)
+    posts = [(Channel.from_fd(r), Channel.from_fd(w)) for r, w in old.posts] if old is not None else []
     post = PostOffice(board, posts[1:], posts[0] if posts else None)
     sockets = ListeningSockets(take_listen_fds(os.environ, os.getpid()))
-    for key, fd, is_inherited in state.get("sockets", ()):
-        sockets.restore(key, socket.socket(fileno=_keep(fd)), is_inherited=is_inherited)
-    workforce = Workforce(board, post, LockFiles([_keep(fd) for fd in state.get("locks", ())]))
-    for worker in state.get("workers", ()):
-        workforce.restore(worker["slot"], worker["pid"], worker["kill_at"])
-    control = ControlProcess(board, post, arguments)
     supervisor = Supervisor(
         board=board,
-        control=control,
-        workforce=workforce,
+        control=ControlProcess(board, post, arguments),
+        workforce=Workforce(board, post, LockFiles(old.locks if old is not None else ())),
         post=post,
         sockets=sockets,
         notifier=notifier,
         monotonic=SystemClock.monotonic,
-        reexec=lambda old: _reexec(old, arguments),
+        reexec=lambda this: _reexec(this, arguments),
     )
-    if state:
-        kept = {name: _keep(fd) for name, fd in state["kept"].items()}
-        supervisor.resume(state["control"], kept, state["drain_timeout_s"])
+    if old is not None:
+        for key, fd, is_inherited in old.sockets:
+            sockets.restore(key, socket.socket(fileno=fd), is_inherited=is_inherited)
+        supervisor.resume(old)
     return supervisor
 
 
-def _board(state: dict[str, Any]) -> Scoreboard:
+def _board(old: Handover | None) -> Scoreboard:
     """The memory from before a re-exec if this version can read it, else a new one."""
-    if state:
+    if old is not None:
         try:
-            board = Scoreboard(fd=_keep(state["board"]))
+            board = Scoreboard(fd=old.board)
             board.parent_row[P_REEXECS] += 1
             return board
         except LayoutMismatch as mismatch:
             _log.warning("%s: counters begin anew", mismatch)
-            os.close(state["board"])
     board = Scoreboard(workers=SLOTS)
     board.parent_row[P_USED_SLOTS] = 0
+    if old is not None:
+        os.close(old.board)  # not before: the new one has another descriptor
     return board
-
-
-def _keep(fd: int) -> int:
-    """Have a descriptor that came over an exec closed by the next one."""
-    os.set_inheritable(fd, False)
-    return fd
 
 
 def _reexec(supervisor: Supervisor, arguments: list[str]) -> None:
     """Become the installed program, with all children and descriptors. Returns when that fails."""
     state = supervisor.describe()
-    handed_over = sealed(json.dumps(state).encode(), "homeport-state")
-    kept = [handed_over, state["board"], *(fd for _, fd, _ in state["sockets"]), *state["kept"].values()]
-    kept += [*state["locks"], *(fd for pair in state["posts"] for fd in pair)]
+    handed_over = sealed(state.encode(), "homeport-handover")
+    kept = [handed_over, *state.fds]
     for fd in kept:
         os.set_inheritable(fd, True)
     environ = children.environment() | supervisor.notifier.restored_environ()

@@ -19,17 +19,11 @@ import os
 import select
 import signal
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from proxy import children
-from proxy.listening import (
-    BindFailed,
-    ListeningSockets,
-    bound_address,
-    decode_address,
-    encode_address,
-)
-from proxy.mailbox import Channel, Message, channel_pair
+from proxy.handover import Handover, Publication
+from proxy.listening import BindFailed, ListeningSockets, bound_address, encode_address
+from proxy.mailbox import Channel, Message, channel_pair, sealed
 from proxy.policy.supervision import Pulse, PulseParams, Restarts
 from proxy.scoreboard import (
     C_HEARTBEAT_MS,
@@ -178,7 +172,8 @@ class Supervisor:
         self._kept: dict[str, int] = {}
         """Descriptors of what was published last: `snapshot`, for the workers and the next control, and `last-good`,
         the configuration it was made from."""
-        self._old_drain_timeout_s = 0.0
+        self._published: Publication | None = None
+        """What was accepted last, also by the program before a re-exec."""
         self._monotonic = monotonic
         self._reexec = reexec
         self._poll = select.poll()
@@ -199,16 +194,25 @@ class Supervisor:
         row[P_STARTED_MS] = int(monotonic() * 1000)
         row[P_STATE] = STATE_STARTING
 
-    def resume(self, control_pid: int, kept: Mapping[str, int], drain_timeout_s: float) -> None:
-        """Go on after a re-exec: control `control_pid` gives way to a new one, which begins where it ended. Until that
-        publishes, a stop gives the workers `drain_timeout_s`."""
+    def resume(self, old: Handover) -> None:
+        """Go on after a re-exec: the workers and control of the program before give way to new ones. The new workers
+        start at once, with what is served already; control begins where the one before ended."""
         self._is_resumed = True
-        self._kept = dict(kept)
-        self._old_drain_timeout_s = drain_timeout_s
-        self.board.parent_row[P_STATE] = STATE_RUNNING
-        if control_pid and children.is_child(control_pid):
-            self.control.pid = control_pid
+        for worker in old.workers:
+            self.workforce.restore(worker, has_row=self.board.fd == old.board)
+        if old.is_ready:
+            self.board.parent_row[P_STATE] = STATE_RUNNING
+        if old.control and children.is_child(old.control):
+            self.control.pid = old.control
             self.control.stop(self._monotonic())
+        self._kept = dict(old.kept)
+        self._published = old.published
+        if old.published is not None:
+            try:
+                self.assignment = self._assign(old.published, self._kept["snapshot"])
+            except BindFailed as failed:
+                # Its socket is among those that came along, or the workers wait for what control says.
+                _log.error("cannot serve before control does: %s", failed)
 
     def run(self) -> int:
         """Run until everything has ended. Returns the exit code: 0 after a drain, 1 when forced, control's own when it
@@ -228,7 +232,7 @@ class Supervisor:
 
     @property
     def _drain_timeout_s(self) -> float:
-        return self.assignment.drain_timeout_s if self.assignment is not None else self._old_drain_timeout_s
+        return self._published.drain_timeout_s if self._published is not None else 0.0
 
     def _step(self, now: float) -> None:
         """One turn: what ended, what is due, what is stuck."""
@@ -366,30 +370,38 @@ class Supervisor:
 
     def _on_publish(self, channel: Channel, message: Message) -> None:
         """Control says what to serve: accept all of it, or nothing."""
-        body = message.body
         if self._is_draining or len(message.fds) != 2:
             message.close()  # descriptors get lost when there is no room for them here: control tries again
             return
-        wanted = {listener["key"]: decode_address(listener["bind"]) for listener in body["listeners"]}
         try:
-            sockets = self.sockets.update(wanted)
+            published = Publication.from_body(message.body)
+            self.assignment = assignment = self._assign(published, message.fds[0])
         except BindFailed as failed:
             message.close()
-            channel.send({"refused": body["generation"], "key": failed.key, "error": str(failed)})
+            channel.send({"refused": published.generation, "key": failed.key, "error": str(failed)})
             return
+        except (KeyError, TypeError, ValueError):
+            message.close()
+            raise
         for fd in self._kept.values():
             os.close(fd)
         self._kept = {"snapshot": message.fds[0], "last-good": message.fds[1]}
-        self.assignment = Assignment(
-            generation=body["generation"],
-            workers=body["workers"],
-            listeners=tuple(listener["name"] for listener in body["listeners"]),
-            drain_timeout_s=body["drain_timeout_s"],
-            snapshot_fd=message.fds[0],
+        self._published = published
+        addresses = [encode_address(address) for address in assignment.addresses]
+        channel.send({"accepted": published.generation, "addresses": addresses})
+
+    def _assign(self, published: Publication, snapshot_fd: int) -> Assignment:
+        """Open what `published` needs and close the rest. Raises `BindFailed`, and then nothing has changed."""
+        sockets = self.sockets.update({each.key: each.bind for each in published.listeners})
+        return Assignment(
+            generation=published.generation,
+            workers=published.workers,
+            listeners=tuple(each.name for each in published.listeners),
+            drain_timeout_s=published.drain_timeout_s,
+            snapshot_fd=snapshot_fd,
             socket_fds=tuple(sock.fileno() for sock in sockets),
+            addresses=tuple(bound_address(sock) for sock in sockets),
         )
-        addresses = [encode_address(bound_address(sock)) for sock in sockets]
-        channel.send({"accepted": body["generation"], "addresses": addresses})
 
     def _note_ready(self, assignment: Assignment) -> None:
         row = self.board.parent_row
@@ -414,14 +426,18 @@ class Supervisor:
         """See first whether the installed program starts and likes the file: an exec cannot be taken back."""
         if self._is_draining or self._preflight:
             return
-        if self.board.parent_row[P_STATE] != STATE_RUNNING:
+        if self.assignment is None:
             _log.error("still starting, cannot be replaced yet")
             return
+        handed_over = sealed(self.describe().encode(), "homeport-handover")
+        arguments = ["--preflight", "--resume", str(handed_over), *self.control.arguments]
         try:
-            self._preflight = children.start("proxy.parent", ["--preflight", *self.control.arguments])
+            self._preflight = children.start("proxy.parent", arguments, [handed_over])
         except OSError as error:
             _log.error("the installed program cannot be started, this one goes on: %s", error)
             return
+        finally:
+            os.close(handed_over)
         self._preflight_until = self._monotonic() + PREFLIGHT_S
 
     def _finish_preflight(self, code: int) -> None:
@@ -437,19 +453,16 @@ class Supervisor:
         except BlockingIOError:
             return b""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Handover:
         """What a re-exec must not lose."""
-        return {
-            "board": self.board.fd,
-            "control": self.control.pid,
-            "sockets": self.sockets.describe(),
-            "posts": self.post.describe(),
-            "locks": self.workforce.locks.fds,
-            "workers": [
-                {"slot": slot.number, "pid": slot.pid, "kill_at": slot.kill_at}
-                for slot in self.workforce.slots
-                if slot.pid
-            ],
-            "kept": self._kept,
-            "drain_timeout_s": self._drain_timeout_s,
-        }
+        return Handover(
+            board=self.board.fd,
+            control=self.control.pid,
+            workers=self.workforce.describe(),
+            posts=self.post.describe(),
+            locks=self.workforce.locks.fds,
+            sockets=tuple(self.sockets.describe()),
+            kept=self._kept,
+            published=self._published,
+            is_ready=self.board.parent_row[P_STATE] == STATE_RUNNING,
+        )

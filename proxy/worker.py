@@ -226,8 +226,8 @@ class _Process:
         snapshot_fd, *socket_fds = message.fds
         try:
             snapshot = decode_snapshot(unsealed(snapshot_fd))
-        except OtherVersion as error:
-            _log.error("generation %d: %s; signal the daemon SIGUSR2 after an upgrade", generation, error)
+        except OtherVersion:
+            _log.info("what was served before the upgrade cannot be read: waiting for control")
             message.close()
             return
         os.close(snapshot_fd)

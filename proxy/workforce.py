@@ -20,7 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy import children
+from proxy.handover import OldWorker
 from proxy.mailbox import Channel, channel_pair
+from proxy.model import Address
 from proxy.permits import LockFiles
 from proxy.policy.supervision import Pulse, Restarts
 from proxy.scoreboard import (
@@ -62,6 +64,8 @@ class Assignment:
     drain_timeout_s: float
     snapshot_fd: int
     socket_fds: tuple[int, ...]
+    addresses: tuple[Address, ...] = ()
+    """Where the sockets are bound."""
 
 
 class WorkerSlot:
@@ -77,6 +81,8 @@ class WorkerSlot:
         """Of the worker in it; 0 = none."""
         self.is_old = False
         """The worker is of the program from before a re-exec."""
+        self.has_row = True
+        """The worker writes to this scoreboard."""
         self.sent = 0
         """Generation that the worker was sent."""
         self.start_at = 0.0
@@ -109,6 +115,7 @@ class WorkerSlot:
     def start(self, now: float) -> None:
         """Start a worker; a failure counts as its death."""
         self.is_old = False
+        self.has_row = True
         self.sent = 0
         self.kill_at = 0.0
         self.started_at = now
@@ -171,7 +178,7 @@ class WorkerSlot:
             self.kill_at = 0.0
             _log.warning("worker %d did not end in time and is killed", self.number)
             children.send(self.pid, signal.SIGKILL)
-        elif self._state == SLOT_SERVING and not self.is_old:
+        elif self._state == SLOT_SERVING and self.has_row:
             burnt_s, is_stopped = children.usage(self.pid)
             beat_ms = self._worker_row[W_HEARTBEAT_MS]
             if self.pulse.is_stuck(beat_ms, burnt_s=burnt_s, is_stopped=is_stopped, now=now):
@@ -205,9 +212,9 @@ class PostOffice:
             for end in mailbox:
                 end.close()
 
-    def describe(self) -> list[list[int]]:
+    def describe(self) -> tuple[tuple[int, int], ...]:
         """The descriptors, control's first, for a re-exec."""
-        return [[end.fileno() for end in mailbox] for mailbox in (self.control, *self.workers)]
+        return tuple((reader.fileno(), writer.fileno()) for reader, writer in (self.control, *self.workers))
 
 
 class Workforce:
@@ -231,17 +238,22 @@ class Workforce:
         ready = [slot for slot in self._current() if slot.is_ready and slot.sent >= assignment.generation]
         return len(ready) >= assignment.workers
 
-    def restore(self, number: int, pid: int, kill_at: float) -> None:
-        """Take over a worker that was started before a re-exec; `kill_at` > 0 when it retires already. One that is no
-        child any more has ended."""
-        slot = self.slots[number]
-        slot.pid = slot.row[S_PID] = pid
+    def restore(self, old: OldWorker, *, has_row: bool) -> None:
+        """Take over a worker that was started before a re-exec; with `has_row` it writes to this scoreboard. One that
+        is no child any more has ended."""
+        slot = self.slots[old.slot]
+        slot.pid = slot.row[S_PID] = old.pid
         slot.is_old = True
-        slot.kill_at = kill_at
-        slot.state = SLOT_RETIRING if kill_at else SLOT_SERVING
-        self._count_used(number)
-        if not children.is_child(pid):
+        slot.has_row = has_row
+        slot.kill_at = old.kill_at
+        slot.state = SLOT_RETIRING if old.kill_at else SLOT_SERVING
+        self._count_used(old.slot)
+        if not children.is_child(old.pid):
             slot.on_exit(slot.row[S_EXIT], slot.started_at)
+
+    def describe(self) -> tuple[OldWorker, ...]:
+        """The workers, for a re-exec."""
+        return tuple(OldWorker(slot.number, slot.pid, slot.kill_at) for slot in self.slots if slot.pid)
 
     def step(self, assignment: Assignment, now: float) -> None:
         """Start, retire and inform workers, so that `assignment` comes true."""

@@ -13,7 +13,7 @@ from support import settings
 from support.client import Client, request
 from support.crowd import Tunnel, answered, echo, is_whole
 from support.daemon import ROOT, Daemon, StartDaemon, descriptors
-from support.faults import SLOW_CONTROL, Faults
+from support.faults import CONTROL_CRASHES, SLOW_CONTROL, Faults
 from support.origin import OK, Exchange, Origin
 from support.wait import LIMIT_S, wait_for
 from support.wire import Cut
@@ -106,6 +106,24 @@ def test_replaced_under_traffic(start_daemon: StartDaemon, origin: Origin) -> No
     daemon.stop()
 
 
+def test_replaced_while_control_cannot_start(
+    start_daemon: StartDaemon, origin: Origin, tmp_path: Path
+) -> None:
+    """The new workers serve what was served, whatever becomes of control; the old ones may go."""
+    faults = Faults(tmp_path / "site")
+    daemon = start_daemon(settings.simple(origin.address, workers=2), environ=faults.environ)
+    old = list(daemon.workers().values())
+    faults.switch(CONTROL_CRASHES, True)
+    daemon.signal(signal.SIGUSR2)
+    wait_for(lambda: are_gone(old), "the old workers to leave")
+    with Client(daemon.address()) as client:
+        client.assert_open("/")
+    assert daemon.stderr().count("control ended with 8") > 0
+    faults.switch(CONTROL_CRASHES, False)
+    wait_for(lambda: _is_all_new(daemon, dict(enumerate(old))) and is_whole(daemon), "control")
+    daemon.stop()
+
+
 def _is_all_new(daemon: Daemon, old: dict[int, int]) -> bool:
     """As many workers as before serve, and none of them is one of `old`."""
     try:
@@ -130,6 +148,13 @@ def test_a_broken_program_does_not_replace(start_daemon: StartDaemon, origin: Or
     daemon.signal(signal.SIGUSR2)
     wait_for(lambda: "would not start (2)" in daemon.stderr(), "another")
     daemon.file.write_text(config)
+    handover = tmp_path / "lib" / "proxy" / "handover.py"
+    readable = handover.read_text()
+    handover.write_text(readable.replace("_FORMAT = 1", "_FORMAT = 9"))
+    daemon.signal(signal.SIGUSR2)
+    wait_for(lambda: daemon.stderr().count("would not start (1)") == 2, "a third")
+    assert "hands over cannot be read" in daemon.stderr()
+    handover.write_text(readable)
     after = daemon.status()
     assert (after["reexecs_total"], after["control"]["pid"]) == (0, before["control"]["pid"])
     assert daemon.workers() == {0: before["workers"][0]["pid"]}

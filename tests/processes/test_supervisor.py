@@ -9,8 +9,9 @@ import pytest
 from support.wait import wait_for
 
 from proxy import children
+from proxy.handover import Handover
 from proxy.listening import ListeningSockets
-from proxy.mailbox import Channel, sealed
+from proxy.mailbox import Channel, sealed, unsealed
 from proxy.permits import LockFiles
 from proxy.scoreboard import (
     C_ENDPOINT_SLOTS,
@@ -28,6 +29,7 @@ from proxy.scoreboard import (
     SLOT_WAITING,
     STATE_DRAINING,
     STATE_RUNNING,
+    STATE_STARTING,
     W_ACCEPTED,
     W_CONNECTIONS,
     W_GENERATION,
@@ -121,6 +123,7 @@ class World:
 
     def make_deaf(self, pid):
         """Have a child not end when it is told to: a test says when it does."""
+        assert pid > 0
         os.kill(pid, signal.SIGSTOP)
         wait_for(lambda: children.usage(pid)[1], "it to stand still")
 
@@ -131,6 +134,22 @@ class World:
 
     def states(self):
         return [self.board.slot_row(each)[S_STATE] for each in range(4)]
+
+    def reexec(self, *, has_row=True, meanwhile=lambda old: None):
+        """Be replaced by the same program; returns what was handed over. `meanwhile` is done between the two."""
+        old = Handover.decode(self.supervisor.describe().encode())
+        meanwhile(old)
+        board = self.board
+        if not has_row:
+            self.board = Scoreboard(workers=4, endpoints=2)
+        self.post = PostOffice(self.board, self.post.workers, self.post.control)
+        self.workforce = Workforce(self.board, self.post, self.locks)
+        if self.supervisor.control.channel is not None:
+            self.supervisor.control.channel.close()
+        self.supervisor = self.new_supervisor()
+        self.supervisor.resume(old)
+        assert board is self.board or board.fd != self.board.fd
+        return old
 
     def close(self):
         for each in self.spawned:
@@ -144,7 +163,7 @@ class World:
         self.locks.close()
         if self.supervisor.control.channel is not None:
             self.supervisor.control.channel.close()
-        for fd in self.supervisor.describe()["kept"].values():
+        for fd in self.supervisor.describe().kept.values():
             os.close(fd)
 
 
@@ -321,7 +340,10 @@ def test_a_preflight_decides(world):
     for code in (1, 0):
         world.supervisor._begin_reexec()
         preflight = world.running("proxy.parent")[-1]
-        assert preflight.arguments == ["--preflight", "--config", "f"]
+        assert preflight.arguments[:2] == ["--preflight", "--resume"]
+        assert preflight.arguments[3:] == ["--config", "f"]
+        handed_over = Handover.decode(unsealed(preflight.fds[int(preflight.arguments[2])]))
+        assert handed_over == world.supervisor.describe()
         preflight.process.kill()
         preflight.process.wait()
         world.supervisor._on_exit(preflight.process.pid, code, world.now)
@@ -367,14 +389,8 @@ def test_an_old_child_of_another_program_says_nothing_new(world):
     """It was started by the program before this one, and ended when this one was there already."""
     world.serve()
     world.make_deaf(world.supervisor.control.pid)
-    state = world.supervisor.describe()
-    world.workforce = Workforce(world.board, world.post, world.locks)
-    for worker in state["workers"]:
-        world.workforce.restore(worker["slot"], worker["pid"], worker["kill_at"])
-    world.supervisor.control.channel.close()
-    world.supervisor = world.new_supervisor()
-    world.supervisor.resume(state["control"], state["kept"], state["drain_timeout_s"])
-    for pid in (state["workers"][0]["pid"], state["control"]):
+    old = world.reexec()
+    for pid in (old.workers[0].pid, old.control):
         end_by_code(world, pid, children.EXIT_OTHER_PROGRAM)
     assert world.running("proxy.parent") == []
 
@@ -382,66 +398,98 @@ def test_an_old_child_of_another_program_says_nothing_new(world):
 def test_who_is_gone_after_a_re_exec_is_not_waited_for(world):
     """They ended and were reaped: no exit of theirs will ever be told, and the ids may be others' by now."""
     world.serve()
-    state = world.supervisor.describe()
     world.board.worker_row(0)[W_CONNECTIONS] = 5
-    gone = [state["workers"][0]["pid"], state["control"]]
-    for pid in gone:
-        world.kill(pid)
-        os.waitpid(pid, 0)
-    world.workforce = Workforce(world.board, world.post, world.locks)
-    for worker in state["workers"]:
-        world.workforce.restore(worker["slot"], worker["pid"], worker["kill_at"])
-    world.supervisor.control.channel.close()
-    world.supervisor = world.new_supervisor()
-    world.supervisor.resume(state["control"], state["kept"], state["drain_timeout_s"])
+
+    def die(old):
+        for pid in (old.workers[0].pid, old.control):
+            world.kill(pid)
+            os.waitpid(pid, 0)
+
+    old = world.reexec(meanwhile=die)
     assert world.states()[:2] == [SLOT_EMPTY, SLOT_SERVING]
     assert world.board.worker_row(0)[W_CONNECTIONS] == 0
     world.step()
-    assert world.supervisor.control.pid not in (0, state["control"])
+    assert world.supervisor.control.pid not in (0, old.control)
 
 
 def test_after_a_re_exec_old_workers_leave_when_new_ones_serve(world):
+    """The new ones start at once with what was served, though control has yet to start."""
     world.serve()
-    state = world.supervisor.describe()
-    assert state["drain_timeout_s"] == 7.0
-    old = [each["pid"] for each in state["workers"]]
-    world.post = PostOffice(world.board, world.post.workers, world.post.control)
-    world.workforce = Workforce(world.board, world.post, world.locks)
-    for worker in state["workers"]:
-        world.workforce.restore(worker["slot"], worker["pid"], worker["kill_at"])
-    world.supervisor.control.channel.close()
-    world.supervisor = world.new_supervisor()
-    world.supervisor.resume(state["control"], state["kept"], state["drain_timeout_s"])
-    world.kill(state["control"])
+    world.make_deaf(world.supervisor.control.pid)
+    old = world.reexec()
+    world.step()
+    assert world.states() == [SLOT_SERVING] * 4
+    message = world.workforce.slots[2].mailbox[0].receive()
+    assert message.body["serve"] == 1
+    assert unsealed(message.fds[0]) == b"snapshot"
+    message.close()
+    for worker in (2, 3):
+        world.beat(worker)
+    world.step()
+    assert world.states() == [SLOT_RETIRING] * 2 + [SLOT_SERVING] * 2
+    assert [each.pid for each in old.workers] == [slot.pid for slot in world.workforce.slots[:2]]
+
+
+def test_what_was_published_before_a_re_exec_is_let_go(world):
+    world.serve()
+    old = world.reexec()
+    world.kill(old.control)
     world.step()
     world.step()
     channel = world.control_end()
     world.publish(channel, 2)
     world.hear()
+    assert channel.receive().body["accepted"] == 2
     world.step()
-    assert world.states() == [SLOT_SERVING] * 4
-    for worker in (2, 3):
-        world.board.worker_row(worker)[W_GENERATION] = 2
-    world.step()
-    assert world.states() == [SLOT_RETIRING] * 2 + [SLOT_SERVING] * 2
-    assert old == [slot.pid for slot in world.workforce.slots[:2]]
+    for slot in world.workforce.slots:
+        while (message := slot.mailbox[0].receive()) is not None:
+            message.close()
     world.close_copies()
     with os.scandir("/proc/self/fd") as entries:
         files = [os.readlink(entry.path) for entry in entries]
-    assert sum("memfd:test" in file for file in files) == 2, "what was published before is let go"
+    assert sum("memfd:test" in file for file in files) == 2
     channel.close()
+
+
+@pytest.mark.parametrize("has_row", [True, False])
+def test_an_old_worker_that_hangs_after_a_re_exec_is_replaced(world, has_row):
+    """Also before control has published. Of one that writes to another memory nobody knows."""
+    world.serve()
+    world.beat(0)
+    pid = world.workforce.slots[0].pid
+    world.make_deaf(pid)
+    world.reexec(has_row=has_row)
+    for _ in range(10):
+        world.step(0.1)
+    assert world.board.slot_row(0)[S_STUCK] == has_row
+    if has_row:
+        wait_for(lambda: world.step() or world.states()[0] == SLOT_EMPTY, "its end")
+    assert world.states()[2:] == [SLOT_SERVING] * 2
 
 
 def test_a_stop_right_after_a_re_exec_still_drains(world):
     """Before control has published again, the workers get the time that they had."""
     world.serve()
-    kept = world.supervisor.describe()["kept"]
-    world.supervisor.control.channel.close()
-    world.supervisor = world.new_supervisor()
-    world.supervisor.resume(0, kept, 7.0)
+    world.reexec()
     world.supervisor._on_stop()
     assert world.board.parent_row[P_STATE] == STATE_DRAINING
     assert world.workforce.slots[0].kill_at == world.now + 7.0 + RETIRE_SLACK_S
+
+
+def test_a_re_exec_while_it_starts_is_no_sign_of_readiness(world):
+    """The service manager hears of it when the new workers serve, and not before."""
+    world.step()
+    channel = world.control_end()
+    world.publish(channel)
+    world.hear()
+    world.reexec()
+    assert world.board.parent_row[P_STATE] == STATE_STARTING
+    world.step()
+    for worker in range(WORKERS):
+        world.beat(worker)
+    world.step()
+    assert world.board.parent_row[P_STATE] == STATE_RUNNING
+    channel.close()
 
 
 def test_fifty_replacements_leave_no_descriptor(world):
