@@ -31,9 +31,10 @@ def ramp(params: SlowStartParams, age_s: float) -> float:
     With a window of 40 s, 10 % and an aggression of 1: at 0 s 0.1, at 10 s 0.25, at 40 s 1; with an aggression of 2 at
     10 s 0.5. An age below 0 counts as 0.
     """
+    age_s = max(age_s, 0.0)
     if age_s >= params.window_s:
         return 1.0
-    done = max(age_s, 0.0) / params.window_s
+    done = age_s / params.window_s
     return min(1.0, max(params.min_percent / 100.0, pow(done, 1.0 / params.aggression)))
 
 

@@ -26,8 +26,10 @@ def test_ramp(aggression, age_s, expected):
 
 
 @pytest.mark.parametrize("params", [SlowStartParams(window_s=0), SlowStartParams(min_percent=100)])
-def test_off(params):
-    assert ramp(params, 0) == 1
+@pytest.mark.parametrize("age_s", [-0.001, 0])
+def test_off(params, age_s):
+    """Also for an endpoint that came back in the next millisecond, which is what a rounded time may say."""
+    assert ramp(params, age_s) == 1
 
 
 def test_never_falls():
