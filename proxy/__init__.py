@@ -15,7 +15,10 @@ Map of the package, from the pure core outwards; imports point from the bottom o
     tls                     certificates and keys to the contexts that connections are made with
     config/                 the YAML file: models, faults with line and column, the snapshot made from it
     telemetry/              metrics and status over the scoreboard, the access log
-    cluster table           mutable state of a worker: endpoints and leases; compiled routes
+    endpoint surroundings   endpoints and leases of a worker; what it knows of the others
+    standings trials        which endpoints are usable; single requests to those whose circuit is open
+    waiting                 the queue of a cluster over all workers
+    cluster table           mutable state of a worker: who gets a request; compiled routes
     dataplane/              the request path: protocol callbacks around one state machine per exchange
     controlplane/           names, certificates, health, circuits, ejections: what becomes of endpoints, and events
     admin/                  the admin API and its client

@@ -1,8 +1,13 @@
-"""Mutable state of clusters: which endpoints there are, what is in flight on them, and leases on picks.
+"""Clusters: which endpoints there are, which of them may have a request, and who waits for one.
 
 No I/O and no `await` here: a pick happens in one synchronous call on the state of that moment. A pick is a lease that
-is released exactly once, whatever became of the request. Endpoints are known by their id; those that survive a new
-snapshot keep their object, and with it their counters, their leases and whatever the data plane keeps by endpoint.
+is released exactly once, whatever became of the request. A cluster is the same object from snapshot to snapshot, and so
+are its endpoints, with their leases and whatever the data plane keeps by endpoint; a request that waits, or is tried
+again, meets those that are there by then.
+
+A pick goes through, in this order: is anything usable (`standings`); does somebody wait already; is a circuit to be
+tried; whom does the client's cookie name; whom does the balancer choose among those with room; is a permit left. A
+cluster with nothing of all that goes straight to the balancer.
 
 What pickers see of an endpoint's load is that of all workers: the own leases, counted at once, and the other workers'
 words of the scoreboard, read again when a pick finds them older than `REFRESH_S`. Workers that see the same picture do
@@ -10,20 +15,27 @@ not all choose alike, because each adds its own picks to it and begins its turns
 each worker's own: every worker sees enough answers of an endpoint that it uses, and none of one that it does not.
 """
 
-import random
-from collections.abc import Mapping, Sequence
-from math import inf
+from collections.abc import Collection, Mapping
+from math import ceil, inf
 
+from proxy.endpoint import Endpoint, Hold, Lease
 from proxy.errors import Reason, RoutingError
-from proxy.model import Outcome, RequestFacts
+from proxy.model import RequestFacts
+from proxy.permits import MAX_PERMITS
+from proxy.policy.admission import Ticket
 from proxy.policy.balancer import balancer, make_picker
-from proxy.policy.ewma import PeakEwma
+from proxy.policy.failures import FailureKind
 from proxy.policy.hash_key import HashKey
 from proxy.policy.picker import Picker
-from proxy.policy.response_time import UNKNOWN_S, ResponseTimes
+from proxy.policy.response_time import ResponseTimes
+from proxy.policy.retry import RetryBudget, others
 from proxy.policy.stickiness import Stickiness
-from proxy.scoreboard import E_CANCELLED, E_FAILURES, E_IN_FLIGHT, Row, Scoreboard
-from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
+from proxy.scoreboard import C_STANDINGS, E_IN_FLIGHT, K_PANIC_PICKS
+from proxy.snapshot import ClusterSpec, Snapshot
+from proxy.standings import Standings
+from proxy.surroundings import Peers, Surroundings
+from proxy.trials import Trials
+from proxy.waiting import Waiter, Waiting
 
 # Seconds that the other workers' loads are believed. An endpoint's answer takes milliseconds, so its load hardly
 # changes in less.
@@ -33,195 +45,336 @@ REFRESH_S = 0.005
 REFRESH_S_PER_WORD = 5e-6
 # Projecting and ordering a response time costs about as much as reading so many words.
 WORDS_PER_ESTIMATE = 10
+# Seconds that a circuit which may be tried waits for a request that can be repeated if the trial fails. Without an end
+# a cluster that gets nothing but other requests would never have its endpoint back.
+TRIAL_PATIENCE_S = 1.0
 
-
-class Endpoint:
-    """One address of a cluster with its load; what a picker sees as a candidate."""
-
-    __slots__ = (
-        "elsewhere", "id", "in_flight", "is_removed", "max_connections", "response", "response_s", "row", "spec",
-        "weight",
-    )  # fmt: skip
-
-    def __init__(self, spec: EndpointSpec, row: Row) -> None:
-        self.id = spec.id
-        self.row = row
-        self.in_flight = 0
-        """Requests it works on, all workers' together: our leases, and `elsewhere`."""
-        self.elsewhere = 0
-        """Those of the other workers, as last read."""
-        self.response = PeakEwma()
-        """Times to its answers, in clusters that compare them."""
-        self.response_s = UNKNOWN_S
-        """Expected seconds to its next answer, as last projected."""
-        self.is_removed = False
-        """No longer in the snapshot: what is in flight finishes, connections are not kept."""
-        self.update(spec)
-
-    def __repr__(self) -> str:
-        return f"Endpoint({self.id!r}, in_flight={self.in_flight}{', removed' if self.is_removed else ''})"
-
-    def update(self, spec: EndpointSpec) -> None:
-        """Take over what a new snapshot says of this endpoint."""
-        self.spec = spec
-        self.weight = spec.weight
-        self.max_connections = spec.max_connections
-        self.is_removed = False
-
-
-class Lease:
-    """A pick that is not finished yet."""
-
-    __slots__ = ("endpoint", "is_released", "owed_since", "times")
-
-    def __init__(self, endpoint: Endpoint, times: ResponseTimes | None, now: float) -> None:
-        self.endpoint = endpoint
-        self.times = times
-        """Who learns how long answers take; `None` = nobody."""
-        self.is_released = False
-        self.owed_since = now
-        """Since when the endpoint owes an answer: from the pick on, or from the end of a request that takes its time; 0
-        = that has not ended, or there is an answer."""
-        endpoint.in_flight += 1
-        endpoint.row[E_IN_FLIGHT] = endpoint.in_flight - endpoint.elsewhere
-
-    def on_answer(self, status: int, *, now: float) -> None:
-        """The head of the final answer, or a 101, is here."""
-        if self.times is not None and self.owed_since:
-            self.times.on_answer(self.endpoint, now - self.owed_since, status, now=now)
-            self.owed_since = 0.0
-
-    def release(self, outcome: Outcome, *, now: float) -> None:
-        """Give the pick back, exactly once. A client that left counts as neither success nor failure."""
-        assert not self.is_released
-        self.is_released = True
-        endpoint = self.endpoint
-        endpoint.in_flight -= 1
-        row = endpoint.row
-        row[E_IN_FLIGHT] = endpoint.in_flight - endpoint.elsewhere
-        if outcome is _FAILED:
-            row[E_FAILURES] += 1
-        elif outcome is _GONE:
-            row[E_CANCELLED] += 1
-        if self.times is not None:
-            waited = now - self.owed_since if self.owed_since else 0.0
-            self.times.on_end(endpoint, waited, outcome, now=now)
-
-
-_FAILED = Outcome.UPSTREAM_FAILED
-_GONE = Outcome.CLIENT_GONE
-
-
-class Peers:
-    """The other workers' words of the scoreboard."""
-
-    __slots__ = ("_scoreboard", "_worker")
-
-    def __init__(self, scoreboard: Scoreboard, worker: int) -> None:
-        self._scoreboard = scoreboard
-        self._worker = worker
-
-    @property
-    def worker(self) -> int:
-        """Our own number."""
-        return self._worker
-
-    def workers(self) -> list[int]:
-        """Numbers of the others that are alive."""
-        return [worker for worker in self._scoreboard.live_workers() if worker != self._worker]
-
-    def in_flight(self, workers: Sequence[int], slots: Sequence[int]) -> list[int]:
-        """Requests that `workers` have in flight, for each of the endpoints in `slots`."""
-        return self._scoreboard.endpoint_words(E_IN_FLIGHT, workers, slots)
+_NO_TRIAL = -1
 
 
 class Cluster:
     """A group of interchangeable endpoints and the picker that chooses among them."""
 
     __slots__ = (
-        "_all", "_has_limits", "_is_plain", "_peers", "_picker", "_refresh_at", "_slots", "_times", "endpoints",
-        "hash_key", "name", "reads_request", "spec", "stickiness",
+        "_control_row", "_has_limits", "_is_crowded", "_is_plain", "_peers", "_picker", "_refresh_at", "_row", "_slots",
+        "_standings", "_surroundings", "_times", "_trials", "_waiting", "budget", "endpoints", "hash_key", "name",
+        "reads_request", "spec", "stickiness",
     )  # fmt: skip
 
-    def __init__(
-        self, spec: ClusterSpec, endpoints: tuple[Endpoint, ...], picker: Picker[Endpoint], peers: Peers
-    ) -> None:
-        kind = balancer(spec.balancer)
+    def __init__(self, spec: ClusterSpec, surroundings: Surroundings) -> None:
+        board = surroundings.scoreboard
         self.name = spec.name
         self.spec = spec
-        self.endpoints = endpoints
-        self.stickiness = Stickiness(spec.sticky, endpoints, spec.name) if spec.sticky is not None else None
+        self.endpoints: tuple[Endpoint, ...] = ()
+        self.stickiness: Stickiness[Endpoint] | None = None
         """The cookie that keeps clients with their endpoint; `None` = there is none."""
-        self.hash_key = HashKey(spec.hash) if kind.sees_key and spec.hash is not None else None
+        self.hash_key: HashKey | None = None
         """What of a request the balancer goes by; `None` = it does not."""
-        self.reads_request = self.hash_key is not None or self.stickiness is not None
+        self.reads_request = False
         """Whether `acquire` needs to know more of a request than that there is one."""
-        self._times = ResponseTimes() if kind.sees_time else None
-        self._picker = picker
-        self._peers = peers
-        # Else all workers would begin with the same endpoint.
-        start = peers.worker % len(endpoints) if endpoints else 0
-        self._all = endpoints[start:] + endpoints[:start]
-        self._slots = [endpoint.spec.slot for endpoint in endpoints]
-        self._has_limits = any(endpoint.max_connections for endpoint in endpoints)
-        self._refresh_at = -inf if kind.sees_load or self._has_limits else inf
-        self._is_plain = self._refresh_at == inf and self.stickiness is None
+        self.budget = RetryBudget(spec.retry)
+        """How many retries its requests may have."""
+        self._surroundings = surroundings
+        self._control_row = board.control_row
+        self._row = board.cluster_row(surroundings.worker, spec.slot)
+        self._peers = Peers(board, surroundings.worker)
+        self._standings = Standings(board)
+        self._waiting = Waiting(self, spec.slot, surroundings, self._peers)
+        self._trials = Trials(surroundings)
+        self._picker: Picker[Endpoint] | None = None
+        self._times: ResponseTimes | None = None
+        self._is_crowded = False
+        """Requests wait in other workers, as last read."""
+        self._is_plain = False
+        """The balancer may choose among all that are usable, and that is all there is to a pick."""
 
     def __repr__(self) -> str:
         return f"Cluster({self.name!r}, {self.spec.balancer}, {len(self.endpoints)} endpoints)"
 
-    def acquire(self, facts: RequestFacts, *, now: float) -> Lease:
-        """Pick an endpoint for a request and count it.
+    # ------------------------------------------------------------------ membership
 
-        Raises `RoutingError`: NO_ENDPOINT when the cluster is empty, OVERLOADED when every endpoint is at its limit.
-        """
-        picked = self._picker.pick(self._all, facts) if self._is_plain else self._pick(facts, now)
-        if picked is None:
-            raise RoutingError(Reason.OVERLOADED if self.endpoints else Reason.NO_ENDPOINT)
-        return Lease(picked, self._times, now)
+    def update(self, spec: ClusterSpec) -> None:
+        """Go on with what a snapshot says. Endpoints that are gone are marked as removed."""
+        kind = balancer(spec.balancer)
+        members = self._updated_members(spec)
+        self.hash_key = HashKey(spec.hash) if kind.sees_key and spec.hash is not None else None
+        self.stickiness = Stickiness(spec.sticky, members, spec.name) if spec.sticky is not None else None
+        self.reads_request = self.hash_key is not None or self.stickiness is not None
+        if not kind.sees_time:
+            self._times = None
+        elif self._times is None:
+            self._times = ResponseTimes()
+        # A picker that keeps its members has no turns to go on with.
+        if self._picker is None or spec.balancer != self.spec.balancer or kind.keeps_members:
+            self._picker = make_picker(spec, members, self._surroundings.rng)
+        self.budget.update(spec.retry)
+        self.spec = spec
+        self.endpoints = members
+        # Else all workers would begin with the same endpoint.
+        start = self._surroundings.worker % len(members) if members else 0
+        self._standings.update(spec, members[start:] + members[:start])
+        self._slots = [endpoint.spec.slot for endpoint in members]
+        self._has_limits = any(endpoint.max_connections for endpoint in members)
+        self._refresh_at = -inf if kind.sees_load or self._has_limits else inf
+        self._waiting.update(spec.queue)
 
-    def _pick(self, facts: RequestFacts, now: float) -> Endpoint | None:
-        """The endpoint that the client's cookie names, else one that the picker chooses among those with room."""
-        if now >= self._refresh_at:
-            self._refresh(now)
-        if self.stickiness is not None:
-            kept = self.stickiness.member(facts.affinity)
-            if kept is not None and _has_room(kept):
-                return kept
-        candidates = self._all
-        if self._has_limits:
-            candidates = self._with_room(now)
-        return self._picker.pick(candidates, facts)
+    def _updated_members(self, spec: ClusterSpec) -> tuple[Endpoint, ...]:
+        known = {endpoint.id: endpoint for endpoint in self.endpoints}
+        board, worker = self._surroundings.scoreboard, self._surroundings.worker
+        members = []
+        for endpoint_spec in spec.endpoints:
+            endpoint = known.pop(endpoint_spec.id, None)
+            if endpoint is None:
+                slot = endpoint_spec.slot
+                endpoint = Endpoint(
+                    endpoint_spec,
+                    self,
+                    row=board.endpoint_row(worker, slot),
+                    standing=board.standing_row(slot),
+                    locks=self._surroundings.locks.of(slot),
+                )
+            else:
+                endpoint.update(endpoint_spec)
+            members.append(endpoint)
+        for endpoint in known.values():
+            endpoint.is_removed = True
+        return tuple(members)
 
-    def _with_room(self, now: float) -> tuple[Endpoint, ...]:
-        """The endpoints below their limits. Before there is none, another worker's may have become free just now."""
-        candidates = tuple([endpoint for endpoint in self._all if _has_room(endpoint)])
-        if not candidates:
-            self._refresh(now)
-            candidates = tuple([endpoint for endpoint in self._all if _has_room(endpoint)])
-        return candidates
+    def on_removed(self) -> None:
+        """The cluster is in no snapshot any more. Who waits may still be served."""
+        for endpoint in self.endpoints:
+            endpoint.is_removed = True
 
     @property
-    def picker(self) -> Picker[Endpoint]:
-        """The picker, which the next snapshot keeps while the balancer's name stays, if it can."""
+    def picker(self) -> Picker[Endpoint] | None:
+        """The picker, which is kept while the balancer's name stays, if it can."""
         return self._picker
+
+    @property
+    def active(self) -> int:
+        """Requests in flight in this worker; those that wait are not among them."""
+        return sum([endpoint.in_flight - endpoint.elsewhere for endpoint in self.endpoints])
+
+    # ------------------------------------------------------------------ picks
+
+    def acquire(
+        self, facts: RequestFacts, *, now: float, failed: Collection[str] = (), may_try: bool = True
+    ) -> Lease:
+        """Pick an endpoint for a request and count it.
+
+        `failed` are ids that are not to be picked; `may_try` = the request may be the trial of an open circuit. Raises
+        `RoutingError`: NO_ENDPOINT when none is usable for this request, OVERLOADED when those that are have no room,
+        or others wait for it: then it may be queued.
+        """
+        standings = self._standings
+        if now >= standings.look_at or self._control_row[C_STANDINGS] != standings.seen:
+            self._look(now)
+        if now >= self._refresh_at:
+            self._refresh(now)
+        if self._is_plain and not failed:
+            assert self._picker is not None
+            picked = self._picker.pick(standings.view.usable, facts)
+            if picked is None:
+                raise self._no_endpoint(now)
+            return Lease(picked, self._times, None, now)
+        if not self._waiting.size and not self._is_crowded:
+            lease = self._pick(facts, failed, may_try, now)
+            if lease is not None:
+                return lease
+        if not self._is_hopeful(failed):
+            raise self._no_endpoint(now)
+        raise RoutingError(Reason.OVERLOADED)
+
+    def _look(self, now: float) -> None:
+        """Bring the view of the endpoints up to date."""
+        standings = self._standings
+        self._trials.look(now)
+        if standings.look(now) and self._waiting.size:
+            self._waiting.wake()
+        view = standings.view
+        self._is_plain = not (
+            self._has_limits
+            or self.stickiness is not None
+            or view.trials
+            or view.ramping
+            or view.in_panic
+            or self._waiting.size
+        )
+
+    def _pick(self, facts: RequestFacts, failed: Collection[str], may_try: bool, now: float) -> Lease | None:
+        """A circuit to be tried, else the endpoint that the client's cookie names, else one that the picker chooses
+        among those with room; `None` when none has."""
+        view = self._standings.view
+        if view.trials and (lease := self._try_circuit(failed, may_try, now)) is not None:
+            return lease
+        if self.stickiness is not None:
+            kept = self.stickiness.member(facts.affinity)
+            if kept is not None and kept.is_usable and kept.id not in failed:
+                lease = self._lease_on(kept, now)
+                if lease is not None:
+                    return lease
+        candidates = self._candidates(failed, now)
+        if not candidates and self._has_limits:
+            # Another worker's may have become free just now.
+            self._refresh(now)
+            candidates = self._candidates(failed, now)
+        assert self._picker is not None
+        while (picked := self._picker.pick(candidates, facts)) is not None:
+            lease = self._lease_on(picked, now)
+            if lease is not None:
+                self._row[K_PANIC_PICKS] += view.in_panic
+                return lease
+            candidates = tuple([one for one in candidates if one is not picked])
+        return None
+
+    def _candidates(self, failed: Collection[str], now: float) -> tuple[Endpoint, ...]:
+        """Those that the picker chooses among: the same tuple as long as nothing changes."""
+        view = self._standings.view
+        candidates = view.usable
+        if failed:
+            candidates = tuple(others(candidates, failed))
+        if self._has_limits and not all([_has_room(endpoint) for endpoint in candidates]):
+            candidates = tuple([endpoint for endpoint in candidates if _has_room(endpoint)])
+        if view.ramping:
+            # With odds instead of a smaller weight slow start is the same for every balancer, hashing included.
+            shares, draw = self._standings.shares(now), self._surroundings.rng.random
+            candidates = (
+                tuple([one for one in candidates if one not in shares or draw() < shares[one]]) or candidates
+            )
+        return candidates
+
+    def _lease_on(self, endpoint: Endpoint, now: float) -> Lease | None:
+        if not endpoint.max_connections:
+            return Lease(endpoint, self._times, None, now)
+        permit = self._permit(endpoint)
+        return None if permit < 0 else Lease(endpoint, self._times, Hold(permit, _NO_TRIAL, now), now)
+
+    def _permit(self, endpoint: Endpoint) -> int:
+        """A permit of the endpoint; -1 = there is none.
+
+        Its locks alone would never let more than the limit pass that there is now; the sum keeps those back who would
+        pass while requests from before a limit, or from under a higher one, are in flight. It also tells, for less than
+        a search, that there is nothing to find.
+        """
+        limit = endpoint.max_connections
+        if endpoint.row[E_IN_FLIGHT] + self._peers.in_flight([endpoint.spec.slot])[0] >= limit:
+            return -1
+        return endpoint.locks.permits.take(limit)
+
+    def _try_circuit(self, failed: Collection[str], may_try: bool, now: float) -> Lease | None:
+        """A lease on an endpoint whose circuit is to be tried, if nobody else is trying it."""
+        view = self._standings.view
+        for endpoint, since in view.trials:
+            if endpoint.id in failed or (not may_try and view.usable and now < since + TRIAL_PATIENCE_S):
+                continue
+            trial = self._trials.take(endpoint, self.spec.breaker.half_open_max_trials)
+            if trial < 0:
+                continue
+            permit = self._permit(endpoint) if endpoint.max_connections else _NO_TRIAL
+            if endpoint.max_connections and permit < 0:
+                self._trials.give(endpoint, trial)
+                continue
+            self._trials.on_begin(endpoint)
+            return Lease(endpoint, self._times, Hold(permit, trial, now), now)
+        return None
+
+    def _is_hopeful(self, failed: Collection[str]) -> bool:
+        """Whether anything is usable for a request that may not have `failed`, or is being tried."""
+        view = self._standings.view
+        return any(one.id not in failed for one in view.usable) or any(
+            one.id not in failed for one, _ in view.trials
+        )
+
+    def _no_endpoint(self, now: float) -> RoutingError:
+        at = self._standings.view.trial_at
+        return RoutingError(Reason.NO_ENDPOINT, retry_after_s=max(ceil(at - now), 1) if at < inf else 0)
 
     def _refresh(self, now: float) -> None:
         """Bring the endpoints' figures up to date."""
         endpoints = self.endpoints
-        peers = self._peers.workers()
+        peers = self._peers.look()
         words = len(peers) * len(endpoints)
-        if peers:
-            loads = self._peers.in_flight(peers, self._slots)
-        else:
-            loads = [0] * len(endpoints)
+        loads = self._peers.in_flight(self._slots)
         for endpoint, load in zip(endpoints, loads, strict=True):
             endpoint.in_flight += load - endpoint.elsewhere
             endpoint.elsewhere = load
         if self._times is not None:
             words += WORDS_PER_ESTIMATE * len(endpoints)
             self._times.project(endpoints, now=now)
+        self._is_crowded = self._has_limits and self._peers.waiting(self.spec.slot, now) > 0
         self._refresh_at = now + max(REFRESH_S, words * REFRESH_S_PER_WORD)
+
+    # ------------------------------------------------------------------ what became of leases
+
+    def on_result(self, endpoint: Endpoint, generation: int, kind: FailureKind | None, *, now: float) -> None:
+        """See `endpoint.Home`."""
+        word = self._standings.record(endpoint, generation, kind, now=now)
+        if word is not None:
+            self._surroundings.posts.to_control(
+                {"result": endpoint.spec.slot, "circuit": generation, "kind": word}
+            )
+
+    def let_go(self, endpoint: Endpoint, hold: Hold, kind: FailureKind | None, *, now: float) -> None:
+        """See `endpoint.Home`."""
+        if hold.trial >= 0:
+            if kind in self.spec.breaker.failures:
+                self._trials.on_failure(endpoint, hold.trial, now)
+            else:
+                self._trials.give(endpoint, hold.trial)
+        if hold.permit >= 0:
+            endpoint.locks.permits.give(hold.permit)
+            self._waiting.on_freed(endpoint.spec.slot, hold.permit, now - hold.since, now=now)
+        elif self._waiting.size:
+            self._waiting.wake()
+
+    # ------------------------------------------------------------------ the queue
+
+    def enqueue(self, waiter: Waiter, urgency: int, deadline: float, *, now: float) -> Ticket[Waiter]:
+        """Let a request wait that `acquire` had no room for, until `deadline` (monotonic; `inf` = as long as the queue
+        lets it). Raises `RoutingError` (OVERLOADED with Retry-After) when it would wait in vain."""
+        ticket = self._waiting.join(waiter, urgency, deadline, now=now)
+        self._is_plain = False
+        return ticket
+
+    def leave(self, ticket: Ticket[Waiter], now: float) -> None:
+        """The client of a request that waits is gone. Does nothing when it does not wait any more."""
+        self._waiting.leave(ticket, now=now)
+
+    def tick(self, now: float) -> None:
+        """Look for what nobody told those who wait. Happens by itself while somebody does."""
+        self._waiting.tick(now)
+
+    def on_free(self, teller: int, permit: list[int] | None, *, now: float) -> None:
+        """Another worker says that something is free; `permit` is an endpoint's slot and the permit's number."""
+        if permit is not None:
+            self._surroundings.locks.of(permit[0]).permits.expect(permit[1])
+        self._waiting.on_told(teller, permit, now=now)
+
+    def try_acquire(self, waiter: Waiter, *, now: float) -> Lease | None:
+        """See `waiting.Source`."""
+        return self._pick(waiter.facts, waiter.failed, waiter.may_try, now)
+
+    def permits(self) -> int:
+        """See `waiting.Source`."""
+        view = self._standings.view
+        if not view.usable:
+            return len(view.trials)
+        return min(sum([endpoint.max_connections or MAX_PERMITS for endpoint in view.usable]), MAX_PERMITS)
+
+    def room(self, *, now: float) -> int:
+        """See `waiting.Source`."""
+        self._look(now)
+        self._refresh(now)
+        view = self._standings.view
+        return len(view.trials) + sum(
+            [max((one.max_connections or MAX_PERMITS) - one.in_flight, 0) for one in view.usable]
+        )
+
+    def hopeless(self, waiter: Waiter, deadline: float, *, now: float) -> RoutingError | None:
+        """See `waiting.Source`. An open circuit that may be tried before the deadline is something to wait for."""
+        if self._standings.view.trial_at < deadline or self._is_hopeful(waiter.failed):
+            return None
+        return self._no_endpoint(now)
 
 
 def _has_room(endpoint: Endpoint) -> bool:
@@ -229,41 +382,18 @@ def _has_room(endpoint: Endpoint) -> bool:
 
 
 def build_clusters(
-    snapshot: Snapshot,
-    previous: Mapping[str, Cluster],
-    *,
-    scoreboard: Scoreboard,
-    worker: int,
-    rng: random.Random,
+    snapshot: Snapshot, previous: Mapping[str, Cluster], surroundings: Surroundings
 ) -> dict[str, Cluster]:
-    """The clusters of `snapshot`; endpoints and pickers that survive are taken over from `previous`.
-
-    Endpoints that are gone are marked as removed.
-    """
-    known = {endpoint.id: endpoint for cluster in previous.values() for endpoint in cluster.endpoints}
-    peers = Peers(scoreboard, worker)
+    """The clusters of `snapshot`; those of `previous` that are in it go on with what it says."""
     clusters = {}
     for spec in snapshot.clusters:
-        endpoints = []
-        for endpoint_spec in spec.endpoints:
-            endpoint = known.pop(endpoint_spec.id, None)
-            if endpoint is None:
-                endpoint = Endpoint(endpoint_spec, scoreboard.endpoint_row(worker, endpoint_spec.slot))
-            else:
-                endpoint.update(endpoint_spec)
-            endpoints.append(endpoint)
-        old = previous.get(spec.name)
-        members = tuple(endpoints)
-        # A picker that keeps its members has no turns to go on with.
-        if (
-            old is not None
-            and old.spec.balancer == spec.balancer
-            and not balancer(spec.balancer).keeps_members
-        ):
-            picker = old.picker
-        else:
-            picker = make_picker(spec, members, rng)
-        clusters[spec.name] = Cluster(spec, members, picker, peers)
-    for endpoint in known.values():
-        endpoint.is_removed = True
+        cluster = previous.get(spec.name)
+        # One that was away for long may come back in another slot.
+        if cluster is None or cluster.spec.slot != spec.slot:
+            cluster = Cluster(spec, surroundings)
+        cluster.update(spec)
+        clusters[spec.name] = cluster
+    for name, cluster in previous.items():
+        if clusters.get(name) is not cluster:
+            cluster.on_removed()
     return clusters

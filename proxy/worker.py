@@ -18,6 +18,7 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import uvloop
 
@@ -32,6 +33,7 @@ from proxy.permits import WorkerLocks
 from proxy.scoreboard import W_ACCEPTING, W_GENERATION, Scoreboard
 from proxy.snapshot import Snapshot
 from proxy.snapshot_codec import OtherVersion, decode_snapshot
+from proxy.surroundings import Surroundings
 from proxy.table import Table
 from proxy.telemetry.access_log import AccessLog
 
@@ -61,13 +63,20 @@ class Worker:
         rng: random.Random,
     ) -> None:
         self._number = number
-        self._scoreboard = scoreboard
-        self._posts = posts
-        self._locks = locks
         self._row = scoreboard.worker_row(number)
         self._loop = loop
         self._clock = clock
         self._rng = rng
+        self._surroundings = Surroundings(
+            scoreboard=scoreboard,
+            worker=number,
+            posts=posts,
+            locks=locks,
+            rng=rng,
+            monotonic=clock.monotonic,
+            soon=loop.call_soon,
+            later=loop.call_later,
+        )
         self._plane: Plane | None = None
         self._cap = ConnectionCap()
         self._gate = AcceptGate(scoreboard, number, clock.monotonic)
@@ -85,11 +94,7 @@ class Worker:
         """
         plane = self._plane
         clusters = build_clusters(
-            snapshot,
-            plane.table.clusters if plane is not None else {},
-            scoreboard=self._scoreboard,
-            worker=self._number,
-            rng=self._rng,
+            snapshot, plane.table.clusters if plane is not None else {}, self._surroundings
         )
         table = Table(snapshot, clusters)
         if plane is None:
@@ -134,6 +139,13 @@ class Worker:
                 self._listeners[spec.name] = listener
                 listener.start()
         self._row[W_ACCEPTING] = bool(self._listeners)
+
+    def on_free(self, body: Mapping[str, Any]) -> None:
+        """Another worker says that a request of a cluster that waits here may have what is free."""
+        if self._plane is not None:
+            for cluster in self._plane.table.clusters.values():
+                if cluster.spec.slot == body["free"]:
+                    cluster.on_free(body.get("from", -1), body.get("permit"), now=self._clock.monotonic())
 
     def reopen_log(self) -> None:
         """Open the access log's file again, after it was renamed."""
@@ -210,6 +222,8 @@ class _Process:
     def _on_message(self, message: Message) -> None:
         if "serve" in message.body:
             self._on_snapshot(message)
+        elif "free" in message.body:
+            self._worker.on_free(message.body)
         else:
             message.close()  # of another version
 

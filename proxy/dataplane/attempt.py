@@ -8,9 +8,10 @@ case it is closed, because what may still come on it belongs to nobody.
 import asyncio
 from typing import TYPE_CHECKING
 
-from proxy.cluster import Lease
 from proxy.dataplane.upstream import Upstream
+from proxy.endpoint import Lease
 from proxy.model import Outcome
+from proxy.policy.failures import FailureKind
 from proxy.scoreboard import E_RETRIES
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Attempt:
             self.upstream = None
             upstream.close()
 
-    def end(self, outcome: Outcome, *, now: float) -> None:
-        """Drop what was not given back, and release the lease."""
+    def end(self, outcome: Outcome, kind: FailureKind | None, *, now: float) -> None:
+        """Drop what was not given back, and release the lease; `kind` is what the endpoint did wrong."""
         self.drop()
-        self.lease.release(outcome, now=now)
+        self.lease.release(outcome, kind, now=now)

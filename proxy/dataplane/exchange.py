@@ -32,6 +32,7 @@ from proxy.dataplane.tunnel import Tunnel
 from proxy.dataplane.upload import Upload
 from proxy.errors import DownstreamError, ExchangeError, Reason, RoutingError, UpstreamError
 from proxy.model import NO_FACTS, Outcome
+from proxy.policy.failures import kind_of_reason, kind_of_status
 from proxy.policy.path import routing_path
 from proxy.policy.route import CompiledRoute
 from proxy.scoreboard import E_CONNECT_FAILURES
@@ -495,6 +496,11 @@ class Exchange:
         """Leave the exchange for good: release the lease, record it, hand the client's connection on."""
         self.state = _DONE
         if self.attempt is not None:
-            self.attempt.end(outcome, now=now)
+            kind = None
+            if outcome is Outcome.UPSTREAM_FAILED and reason is not None:
+                kind = kind_of_reason(reason)
+            elif outcome is _OK and self.reply.status >= 500:
+                kind = kind_of_status(self.reply.status)
+            self.attempt.end(outcome, kind, now=now)
         self._plane.record(self, self._downstream, outcome, reason, now)
         self.reply.end(reset, self._upload is not None, now)

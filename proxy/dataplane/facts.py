@@ -1,8 +1,9 @@
 """What a balancer is told of a request, and the cookie that is Homeport's own."""
 
-from proxy.cluster import Cluster, Lease
+from proxy.cluster import Cluster
 from proxy.dataplane.forwarding import ClientIdentity
 from proxy.dataplane.request_head import RequestHead
+from proxy.endpoint import Lease
 from proxy.model import RequestFacts
 from proxy.policy.stickiness import cookie_value, without_cookie
 

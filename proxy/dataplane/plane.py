@@ -14,10 +14,11 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from proxy.clock import Clock
-from proxy.cluster import Cluster, Endpoint
+from proxy.cluster import Cluster
 from proxy.dataplane.outbox import Outbox
 from proxy.dataplane.pool import Pool
 from proxy.dataplane.tls import TlsContexts
+from proxy.endpoint import Endpoint
 from proxy.errors import REASON_INDEX, Reason
 from proxy.model import Outcome
 from proxy.scoreboard import (

@@ -11,10 +11,10 @@ from collections.abc import Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from proxy.cluster import Endpoint
 from proxy.dataplane.outbox import Outbox
 from proxy.dataplane.tls import TlsContexts, TlsFailure, TlsTransport
 from proxy.dataplane.upstream import Upstream
+from proxy.endpoint import Endpoint
 from proxy.errors import Reason, RoutingError, UpstreamError
 from proxy.model import UnixAddress
 from proxy.scoreboard import E_CONNECT_FAILURES, E_CONNECTIONS, E_CONNECTS, E_IDLE, E_REUSED
@@ -109,17 +109,16 @@ class Pool:
         """An idle connection, or `None`. `carefully` = not one whose end has come and was only not noticed yet: what
         is sent on that is lost. The look costs a microsecond, so it is for requests that cannot be sent again."""
         idle = self._idle
-        upstream = idle.pop() if idle else None
-        while carefully and upstream is not None and upstream.has_word():
-            upstream.close()
-            upstream = idle.pop() if idle else None
         row = self.endpoint.row
-        if upstream is None:
-            row[E_IDLE] = 0
-            return None
-        row[E_IDLE] = len(idle)
-        row[E_REUSED] += 1
-        return upstream
+        while idle:
+            upstream = idle.pop()
+            row[E_IDLE] -= 1
+            if carefully and upstream.has_word():
+                upstream.close()
+            else:
+                row[E_REUSED] += 1
+                return upstream
+        return None
 
     def put(self, upstream: Upstream, now: float) -> None:
         """Keep a connection whose exchange is complete, or close it."""
@@ -133,21 +132,35 @@ class Pool:
             return
         upstream.idle_since = now
         idle.append(upstream)
-        self.endpoint.row[E_IDLE] = len(idle)
+        self.endpoint.row[E_IDLE] += 1
+
+    # Gauges are changed by one, never stored: an endpoint that leaves and comes back has two pools for a while, which
+    # share the row.
+
+    def add(self, upstream: Upstream) -> None:
+        """Count a connection that is open."""
+        self.open.add(upstream)
+        self.endpoint.row[E_CONNECTIONS] += 1
+
+    def remove(self, upstream: Upstream) -> None:
+        """Forget a connection that is not open any more."""
+        if upstream in self.open:
+            self.open.remove(upstream)
+            self.endpoint.row[E_CONNECTIONS] -= 1
 
     def discard(self, upstream: Upstream) -> None:
         """Forget an idle connection that ended."""
         if upstream in self._idle:
             self._idle.remove(upstream)
-            self.endpoint.row[E_IDLE] = len(self._idle)
+            self.endpoint.row[E_IDLE] -= 1
 
     def close_idle(self, before: float) -> None:
         """Close the connections that have been idle since `before` or longer."""
         idle = self._idle
         # The oldest are in front: what is put back goes to the end.
         while idle and idle[0].idle_since <= before:
+            self.endpoint.row[E_IDLE] -= 1
             idle.pop(0).close()
-        self.endpoint.row[E_IDLE] = len(idle)
 
     def connect(self, exchange: "Exchange") -> asyncio.Task[None]:
         """Open a connection for `exchange` and tell it how that went. Cancel the task to give up."""
@@ -165,8 +178,7 @@ class Pool:
         except asyncio.CancelledError:
             # The loop closes a connection that was made already without telling it.
             upstream.wire.drop()
-            self.open.discard(upstream)
-            row[E_CONNECTIONS] = len(self.open)
+            self.remove(upstream)
             raise
         except TlsError as error:
             row[E_CONNECT_FAILURES] += 1

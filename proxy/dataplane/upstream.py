@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from proxy.dataplane.relay import Relay
 from proxy.dataplane.tls import TlsTransport
 from proxy.dataplane.wire import Wire
-from proxy.scoreboard import E_CONNECTIONS
 
 if TYPE_CHECKING:
     from proxy.dataplane.pool import Pool
@@ -48,8 +47,7 @@ class Upstream(asyncio.Protocol):
         self.wire.open(transport)
         if self.pool.is_pressed:
             self.wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-        self.pool.open.add(self)
-        self.pool.endpoint.row[E_CONNECTIONS] = len(self.pool.open)
+        self.pool.add(self)
 
     def data_received(self, data: bytes) -> None:
         relay = self.relay
@@ -70,8 +68,7 @@ class Upstream(asyncio.Protocol):
         if error is not None and self.relay is not None:
             self._read_rest()
         pool = self.pool
-        pool.open.discard(self)
-        pool.endpoint.row[E_CONNECTIONS] = len(pool.open)
+        pool.remove(self)
         if self.relay is not None:
             self.relay.on_upstream_lost(error)
         else:

@@ -16,11 +16,11 @@ counts. A fair share among clients of one urgency is not its business: that is t
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from heapq import merge
-from itertools import islice
+from itertools import chain, islice
 from math import ceil, inf
 from typing import Generic, TypeVar
 
@@ -62,15 +62,17 @@ T = TypeVar("T")
 class Ticket(Generic[T]):
     """A place in the queue."""
 
-    __slots__ = ("deadline", "is_waiting", "owner", "rank", "urgency")
+    __slots__ = ("deadline", "is_waiting", "owner", "rank", "since", "urgency")
 
-    def __init__(self, owner: T, urgency: int, rank: float, deadline: float) -> None:
+    def __init__(self, owner: T, urgency: int, rank: float, deadline: float, since: float = 0.0) -> None:
         self.owner = owner
         """Who waits; the caller's own."""
         self.urgency = urgency
         self.rank = rank
         """Who goes first: the smallest. Comparable over all queues of a cluster; what workers tell each other."""
         self.deadline = deadline
+        self.since = since
+        """When it joined the queue."""
         self.is_waiting = True
         """Still in the queue."""
 
@@ -165,6 +167,10 @@ class PendingQueue(Generic[T]):
     def __len__(self) -> int:
         return self._size
 
+    def __iter__(self) -> Iterator[Ticket[T]]:
+        """Who waits, by urgency. The queue may not change meanwhile."""
+        return chain.from_iterable(self._levels)
+
     def update(self, params: QueueParams) -> None:
         """Go on with other parameters; who waits keeps its place and its deadline."""
         self._params = params
@@ -191,14 +197,14 @@ class PendingQueue(Generic[T]):
         deadline = min(deadline, now + params.timeout_s)
         wait_s = predicted_wait_s(self._ahead(rank, elsewhere), permits, mean_s)
         if now + CAUTION * wait_s > deadline:
-            return Refused(Refusal.TOO_SLOW, _whole_seconds(wait_s))
+            return Refused(Refusal.TOO_SLOW, retry_after_s(wait_s))
         displaced = None
         if self._size + elsewhere >= params.max_pending:
             displaced = self._last()
             if displaced is None or displaced.rank <= rank:
-                return Refused(Refusal.FULL, _whole_seconds(wait_s))
+                return Refused(Refusal.FULL, retry_after_s(wait_s))
             self.leave(displaced)
-        ticket = Ticket(owner, urgency, rank, deadline)
+        ticket = Ticket(owner, urgency, rank, deadline, now)
         self._levels[urgency][ticket] = None
         self._size += 1
         self._earliest = min(self._earliest, deadline)
@@ -279,5 +285,6 @@ def _rank(ticket: Ticket[T]) -> float:
     return ticket.rank
 
 
-def _whole_seconds(wait_s: float) -> int:
+def retry_after_s(wait_s: float) -> int:
+    """Value of Retry-After for a predicted wait, ≥ 1."""
     return max(1, ceil(wait_s)) if wait_s < inf else 1

@@ -182,6 +182,12 @@ class RetryBudget:
     def __repr__(self) -> str:
         return f"RetryBudget({self.in_flight} in flight)"
 
+    def update(self, params: RetryParams) -> None:
+        """Go on with other parameters; what was counted stays, but for a window of another length."""
+        if params.window_s != self._params.window_s:
+            self._requests, self._retries = RollingCount(params.window_s), RollingCount(params.window_s)
+        self._params = params
+
     def on_request(self, now: float) -> None:
         """A request began; its retries are not counted here."""
         self._requests.add(1, now)

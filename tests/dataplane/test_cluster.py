@@ -1,44 +1,21 @@
 """Clusters: leases that balance, limits, and endpoints that survive snapshots."""
 
 from dataclasses import replace
-from random import Random
 
 import pytest
+from support.fleet import Fleet as Worker
+from support.fleet import World, cluster, endpoint, three
 
-from proxy.cluster import REFRESH_S, build_clusters
+from proxy.cluster import REFRESH_S
 from proxy.errors import Reason, RoutingError
-from proxy.model import NO_FACTS, Outcome, RequestFacts, TcpAddress
-from proxy.policy.hashring import ring_points
+from proxy.model import NO_FACTS, Outcome, RequestFacts
 from proxy.policy.response_time import FAILURE_S, UNKNOWN_S
-from proxy.scoreboard import E_CANCELLED, E_FAILURES, E_IN_FLIGHT, W_HEARTBEAT_MS, Scoreboard
-from proxy.snapshot import ClusterSpec, EndpointSpec, HashSpec, Snapshot, StickySpec
+from proxy.scoreboard import E_CANCELLED, E_FAILURES, E_IN_FLIGHT, W_HEARTBEAT_MS
+from proxy.snapshot import HashSpec, StickySpec
 
 
-def endpoint(name, slot, **more):
-    return EndpointSpec(f"c/{name}", slot, TcpAddress("127.0.0.1", 9000 + slot), name, **more)
-
-
-def cluster(*endpoints, name="c", balancer="round_robin", **more):
-    if balancer == "consistent_hashing":
-        points = ring_points(tuple(one.id for one in endpoints))
-        more = {"hash": HashSpec(path=True), "ring": points, **more}
-    return ClusterSpec(name, balancer, endpoints, **more)
-
-
-class Fleet:
-    """Clusters of one worker over several snapshots."""
-
-    def __init__(self, worker=1, scoreboard=None):
-        self.scoreboard = scoreboard or Scoreboard(workers=2, endpoints=8)
-        self.worker = worker
-        self.clusters = {}
-
-    def apply(self, *specs):
-        snapshot = Snapshot(1, (), specs, ())
-        self.clusters = build_clusters(
-            snapshot, self.clusters, scoreboard=self.scoreboard, worker=self.worker, rng=Random(self.worker)
-        )
-        return self.clusters[specs[0].name] if specs else None
+class Fleet(Worker):
+    """One worker, which is told what others have in flight."""
 
     def elsewhere(self, worker, **in_flight):
         """Let another worker say what it has in flight on `e0`, `e1` and so on, the endpoints by slot."""
@@ -69,12 +46,12 @@ def test_leases_balance():
     assert one.endpoints[0].in_flight == len(Outcome)
     assert fleet.words(3) == (len(Outcome), 0, 0)
     for lease, outcome in zip(leases, Outcome, strict=True):
-        lease.release(outcome, now=0.0)
+        lease.release(outcome, None, now=0.0)
     assert one.endpoints[0].in_flight == 0
     assert fleet.words(3) == (0, 1, 1)
     assert fleet.scoreboard.endpoint_row(0, 3)[E_FAILURES] == 0  # another worker's
     with pytest.raises(AssertionError):
-        leases[0].release(Outcome.OK, now=0.0)
+        leases[0].release(Outcome.OK, None, now=0.0)
     assert fleet.words(3) == (0, 1, 1)
 
 
@@ -84,7 +61,7 @@ def test_limit():
     leases = acquire(one, 3)
     assert sorted(lease.endpoint.spec.name for lease in leases) == ["a", "b", "b"]
     assert refusal(one) is Reason.OVERLOADED
-    leases[0].release(Outcome.CLIENT_GONE, now=0.0)
+    leases[0].release(Outcome.CLIENT_GONE, None, now=0.0)
     assert one.acquire(NO_FACTS, now=0.0).endpoint is leases[0].endpoint
     assert refusal(one) is Reason.OVERLOADED
 
@@ -114,7 +91,7 @@ def test_endpoint_survives():
     assert repr(a) == "Endpoint('c/a', in_flight=1, removed)"
     assert {lease.endpoint.spec.name for lease in acquire(after, 3)} == {"d"}  # b is at its new limit
     for lease in leases:
-        lease.release(Outcome.OK, now=0.0)
+        lease.release(Outcome.OK, None, now=0.0)
     assert (a.in_flight, b.in_flight) == (0, 0)
     assert fleet.words(0) == (0, 0, 0)
 
@@ -143,19 +120,14 @@ def test_picker_survives():
     specs = [endpoint("a", 0), endpoint("b", 1), endpoint("d", 2)]
     before = fleet.apply(cluster(*specs))
     acquire(before, 2)
+    picker = before.picker
     after = fleet.apply(cluster(*specs))
-    assert after.picker is before.picker
+    assert after.picker is picker
     assert after.acquire(NO_FACTS, now=0.0).endpoint.spec.name == "a"  # worker 1 began with b
-    assert fleet.apply(cluster(*specs, balancer="random")).picker is not before.picker
+    assert fleet.apply(cluster(*specs, balancer="random")).picker is not picker
 
 
 # --- Load over all workers
-
-
-def three(balancer="least_connections", **more):
-    return cluster(
-        endpoint("a", 0, **more), endpoint("b", 1, **more), endpoint("d", 2, **more), balancer=balancer
-    )
 
 
 def names(one, count, now):
@@ -180,7 +152,7 @@ def test_loads_are_read_again_when_they_are_old():
     assert names(one, 1, 10.0 + 0.9 * REFRESH_S) == "d"
     lease = one.acquire(NO_FACTS, now=10.0 + REFRESH_S)
     assert lease.endpoint.spec.name == "a"
-    lease.release(Outcome.OK, now=0.0)
+    lease.release(Outcome.OK, None, now=0.0)
     assert [each.in_flight for each in one.endpoints] == [0, 5, 11]
 
 
@@ -213,7 +185,7 @@ def test_balancers_that_do_not_look_at_load_do_not_read_it():
 
 def test_many_words_are_read_less_often():
     """Reading may take 2 % of the time at most: 3 endpoints as seen by 800 workers are 2400 words, 12 ms."""
-    fleet = Fleet(0, Scoreboard(workers=801, endpoints=4))
+    fleet = Fleet(0, World(workers=801, endpoints=4))
     one = fleet.apply(three())
     for worker in range(1, 801):
         fleet.elsewhere(worker, e0=1)
@@ -229,8 +201,8 @@ def test_many_words_are_read_less_often():
 def test_workers_with_the_same_picture_do_not_herd(balancer):
     """Three workers that see the same idle endpoints, and nothing of each other's picks, give none more than 5 of their
     9 first picks (p2c, seeded: by chance; the others: 3 each)."""
-    scoreboard = Scoreboard(workers=3, endpoints=8)
-    picked = "".join(names(Fleet(worker, scoreboard).apply(three(balancer)), 3, 0.0) for worker in range(3))
+    world = World(workers=3)
+    picked = "".join(names(Fleet(worker, world).apply(three(balancer)), 3, 0.0) for worker in range(3))
     worst = max(picked.count(name) for name in "abd")
     assert worst <= 5 if balancer == "p2c" else worst == 3
     first = picked[::3]
@@ -238,7 +210,7 @@ def test_workers_with_the_same_picture_do_not_herd(balancer):
 
 
 def test_workers_agree_on_the_owner_of_a_key():
-    fleets = [Fleet(worker, Scoreboard(workers=3, endpoints=8)) for worker in range(3)]
+    fleets = [Fleet(worker, World(workers=3)) for worker in range(3)]
     clusters = [fleet.apply(three("consistent_hashing")) for fleet in fleets]
     owners = set()
     for number in range(20):
@@ -247,7 +219,7 @@ def test_workers_agree_on_the_owner_of_a_key():
         assert len({lease.endpoint.id for lease in leases}) == 1
         owners.add(leases[0].endpoint.id)
         for lease in leases:
-            lease.release(Outcome.OK, now=0.0)
+            lease.release(Outcome.OK, None, now=0.0)
     assert len(owners) == 3
 
 
@@ -267,7 +239,7 @@ def test_the_ring_follows_the_members():
     def owners(one):
         leases = [one.acquire(fact, now=0.0) for fact in facts]
         for lease in leases:
-            lease.release(Outcome.OK, now=0.0)
+            lease.release(Outcome.OK, None, now=0.0)
         return [lease.endpoint.spec.name for lease in leases]
 
     def unbounded(*members):
@@ -287,7 +259,7 @@ def answer(one, now, waited_s, status=200):
     """One lease and its answer; who got it."""
     lease = one.acquire(NO_FACTS, now=now)
     lease.on_answer(status, now=now + waited_s)
-    lease.release(Outcome.OK, now=now + waited_s + 1.0)
+    lease.release(Outcome.OK, None, now=now + waited_s + 1.0)
     return lease.endpoint
 
 
@@ -310,7 +282,7 @@ def test_failures_are_slow_answers():
     one = fleet.apply(three("least_response_time"))
     assert answer(one, 1.0, 0.001, 503).response_s == FAILURE_S
     lease = one.acquire(NO_FACTS, now=1.0)
-    lease.release(Outcome.UPSTREAM_FAILED, now=1.1)
+    lease.release(Outcome.UPSTREAM_FAILED, None, now=1.1)
     assert lease.endpoint.response_s == FAILURE_S
     assert answer(one, 1.0, 0.1, 404).response_s == pytest.approx(0.1)
 
@@ -320,7 +292,7 @@ def test_clients_that_give_up_say_how_long_they_waited():
     a = answer(one, 1.0, 0.5)
     for waited, expected in [(0.4, 0.5), (0.6, 0.6)]:  # it would have taken longer than 0.4 anyway
         lease = one.acquire(NO_FACTS, now=1.5)
-        lease.release(Outcome.CLIENT_GONE, now=1.5 + waited)
+        lease.release(Outcome.CLIENT_GONE, None, now=1.5 + waited)
         assert a.response_s == pytest.approx(expected, rel=0.05)
 
 
@@ -329,7 +301,7 @@ def test_who_owes_nothing_yet_is_not_slow():
     one = Fleet(0).apply(cluster(endpoint("a", 0), balancer="least_response_time"))
     lease = one.acquire(NO_FACTS, now=1.0)
     lease.owed_since = 0.0
-    lease.release(Outcome.CLIENT_GONE, now=99.0)
+    lease.release(Outcome.CLIENT_GONE, None, now=99.0)
     assert not lease.endpoint.response.is_known
     lease = one.acquire(NO_FACTS, now=1.0)
     lease.owed_since = 0.0
@@ -337,7 +309,7 @@ def test_who_owes_nothing_yet_is_not_slow():
     assert not lease.endpoint.response.is_known
     lease.owed_since = 9.5
     lease.on_answer(200, now=9.6)
-    lease.release(Outcome.CLIENT_GONE, now=99.0)
+    lease.release(Outcome.CLIENT_GONE, None, now=99.0)
     assert lease.endpoint.response.value_at(9.6) == pytest.approx(0.1)
 
 

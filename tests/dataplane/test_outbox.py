@@ -97,17 +97,9 @@ def downstream(outbox):
 
 
 def upstream(outbox):
-    endpoint = SimpleNamespace(row=[0] * 100)
-    return Upstream(
-        SimpleNamespace(
-            open=set(),
-            endpoint=endpoint,
-            outbox=outbox,
-            security=None,
-            is_pressed=False,
-            discard=lambda connection: None,
-        )
-    )
+    pool = SimpleNamespace(outbox=outbox, security=None, is_pressed=False)
+    pool.add = pool.remove = pool.discard = lambda connection: None
+    return Upstream(pool)
 
 
 @pytest.fixture(params=[downstream, upstream])
