@@ -9,7 +9,7 @@ workers in messages need epochs, acknowledgements and audits for that. A lock an
 The locks are open file description locks (fcntl(2), Linux 3.15): they belong to what `open` made, not to the process.
 A descriptor that was inherited or sent shares the locks of its origin, so each worker opens the files anew by
 /proc/self/fd. The kernel keeps the locks of a file in a list, in which neighbours of one owner are one entry, and looks
-through it with every call: 800 entries make a lock and its release 10 µs. That is why there are many files, and why a
+through it with every call: 800 entries make a lock and its release 10 µs. That is why there are several files, and why a
 worker takes the lowest of the bytes that it had before, and begins its search at a place of its own.
 
 Standard library only: the parent imports this.
@@ -21,8 +21,8 @@ import struct
 from collections.abc import Sequence
 from heapq import heappop, heappush
 
-# Files over which the endpoints are spread by their slots: with 1 024 endpoints 32 share one.
-LOCK_FILES = 32
+# Files over which the endpoints are spread by their slots, at a descriptor each in every process.
+LOCK_FILES = 8
 # Bytes of an endpoint: permits from the first on, trials from the middle on. A file of memory has none of them; locks
 # may be beyond its end.
 _REGION = 1 << 32
