@@ -56,9 +56,9 @@ class Cluster:
     """A group of interchangeable endpoints and the picker that chooses among them."""
 
     __slots__ = (
-        "_control_row", "_has_limits", "_is_crowded", "_is_plain", "_peers", "_picker", "_refresh_at", "_row", "_slots",
+        "_control_row", "_has_limits", "_is_crowded", "_is_plain", "_peers", "_picker", "_refresh_at", "_slots",
         "_standings", "_surroundings", "_times", "_trials", "_waiting", "budget", "endpoints", "hash_key", "name",
-        "reads_request", "spec", "stickiness",
+        "reads_request", "row", "spec", "stickiness",
     )  # fmt: skip
 
     def __init__(self, spec: ClusterSpec, surroundings: Surroundings) -> None:
@@ -76,7 +76,7 @@ class Cluster:
         """How many retries its requests may have."""
         self._surroundings = surroundings
         self._control_row = board.control_row
-        self._row = board.cluster_row(surroundings.worker, spec.slot)
+        self.row = board.cluster_row(surroundings.worker, spec.slot)
         self._peers = Peers(board, surroundings.worker)
         self._standings = Standings(board)
         self._waiting = Waiting(self, spec.slot, surroundings, self._peers)
@@ -181,7 +181,7 @@ class Cluster:
             lease = self._pick(facts, failed, may_try, now)
             if lease is not None:
                 return lease
-        if not self._is_hopeful(failed):
+        if not self.is_hopeful(failed):
             raise self._no_endpoint(now)
         raise RoutingError(Reason.OVERLOADED)
 
@@ -222,7 +222,7 @@ class Cluster:
         while (picked := self._picker.pick(candidates, facts)) is not None:
             lease = self._lease_on(picked, now)
             if lease is not None:
-                self._row[K_PANIC_PICKS] += view.in_panic
+                self.row[K_PANIC_PICKS] += view.in_panic
                 return lease
             candidates = tuple([one for one in candidates if one is not picked])
         return None
@@ -278,7 +278,7 @@ class Cluster:
             return Lease(endpoint, self._times, Hold(permit, trial, now), now)
         return None
 
-    def _is_hopeful(self, failed: Collection[str]) -> bool:
+    def is_hopeful(self, failed: Collection[str]) -> bool:
         """Whether anything is usable for a request that may not have `failed`, or is being tried."""
         view = self._standings.view
         return any(one.id not in failed for one in view.usable) or any(
@@ -313,6 +313,11 @@ class Cluster:
             self._surroundings.posts.to_control(
                 {"result": endpoint.spec.slot, "circuit": generation, "kind": word}
             )
+
+    def end_trial(self, endpoint: Endpoint, hold: Hold) -> None:
+        """See `endpoint.Home`."""
+        self._trials.give(endpoint, hold.trial)
+        hold.trial = _NO_TRIAL
 
     def let_go(self, endpoint: Endpoint, hold: Hold, kind: FailureKind | None, *, now: float) -> None:
         """See `endpoint.Home`."""
@@ -372,7 +377,7 @@ class Cluster:
 
     def hopeless(self, waiter: Waiter, deadline: float, *, now: float) -> RoutingError | None:
         """See `waiting.Source`. An open circuit that may be tried before the deadline is something to wait for."""
-        if self._standings.view.trial_at < deadline or self._is_hopeful(waiter.failed):
+        if self._standings.view.trial_at < deadline or self.is_hopeful(waiter.failed):
             return None
         return self._no_endpoint(now)
 

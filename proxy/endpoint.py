@@ -26,6 +26,10 @@ class Home(Protocol):
         """A request that was picked under `generation` of the circuit passed (`None`) or failed."""
         ...
 
+    def end_trial(self, endpoint: "Endpoint", hold: "Hold") -> None:
+        """The trial passed; others may begin."""
+        ...
+
     def let_go(self, endpoint: "Endpoint", hold: "Hold", kind: FailureKind | None, *, now: float) -> None:
         """A request that held locks has ended; `kind` is what it says against the endpoint."""
         ...
@@ -96,7 +100,9 @@ class Hold:
 class Lease:
     """A pick that is not finished yet."""
 
-    __slots__ = ("_generation", "_hold", "endpoint", "is_released", "owed_since", "times")
+    __slots__ = (
+        "_generation", "_has_passed", "_hold", "endpoint", "is_released", "is_watched", "owed_since", "times",
+    )  # fmt: skip
 
     def __init__(
         self, endpoint: Endpoint, times: ResponseTimes | None, hold: Hold | None, now: float
@@ -106,7 +112,11 @@ class Lease:
         """Who learns how long answers take; `None` = nobody."""
         self._hold = hold
         self._generation = endpoint.generation
+        self._has_passed = False
+        """It was a trial, and that was told already."""
         self.is_released = False
+        self.is_watched = times is not None or self.is_trial
+        """Whether `on_answer` is to be called."""
         self.owed_since = now
         """Since when the endpoint owes an answer: from the pick on, or from the end of a request that takes its time; 0
         = that has not ended, or there is an answer."""
@@ -118,11 +128,16 @@ class Lease:
         """Whether the request shows if an open circuit may close."""
         return self._hold is not None and self._hold.trial >= 0
 
-    def on_answer(self, status: int, *, now: float) -> None:
-        """The head of the final answer, or a 101, is here."""
+    def on_answer(self, status: int, kind: FailureKind | None, *, now: float) -> None:
+        """The head of the final answer, or a 101, is here; `kind` is what it says against the endpoint. A trial that is
+        answered has passed: what follows may take hours."""
         if self.times is not None and self.owed_since:
             self.times.on_answer(self.endpoint, now - self.owed_since, status, now=now)
             self.owed_since = 0.0
+        if self._hold is not None and self.is_trial and kind is None:
+            self._has_passed = True
+            self.endpoint.home.on_result(self.endpoint, self._generation, None, now=now)
+            self.endpoint.home.end_trial(self.endpoint, self._hold)
 
     def release(self, outcome: Outcome, kind: FailureKind | None, *, now: float) -> None:
         """Give the pick back, exactly once.
@@ -137,7 +152,7 @@ class Lease:
         endpoint.row[E_IN_FLIGHT] -= 1
         if outcome is not _OK or kind is not None:
             self._count(outcome, kind, now)
-        elif endpoint.local is not None or endpoint.standing[X_CIRCUIT]:
+        elif (endpoint.local is not None or endpoint.standing[X_CIRCUIT]) and not self._has_passed:
             endpoint.home.on_result(endpoint, self._generation, None, now=now)
         if self.times is not None:
             waited = now - self.owed_since if self.owed_since else 0.0

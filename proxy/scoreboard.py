@@ -1,8 +1,9 @@
 """The ledger of gauges and counters: single-writer rows of 64-bit words in shared memory, summed by whoever reads.
 
 Each process writes only its own rows, with plain `+=` on a `memoryview` of 64-bit words, so there are no locks and the
-request path pays about 75 ns a count. Control reads the rows for metrics and status at no cost to the workers. Gauges
-and counters are apart: a dead worker's gauges are cleared while its counters stay, so that no counter goes down.
+request path pays about 75 ns a count; only the words of rate limits belong to all. Control reads the rows for metrics
+and status at no cost to the workers. Gauges and counters are apart: a dead worker's gauges are cleared while its
+counters stay, so that no counter goes down.
 
 The memory is a memfd that the parent makes and every process inherits; pages that nobody writes cost nothing. An
 aligned word is written and read whole, but the order between two words is not kept: what is longer than a word
@@ -13,6 +14,7 @@ travels by mailbox. Layout, in words:
     processes   SLOT_WORDS each   one row per worker slot, written by the parent
     control     CONTROL_WORDS     written by control
     standings   STANDING_WORDS each   one row per endpoint slot, written by control
+    rates       RATE_WORDS        `policy.rate_limit.RateTable`, which all workers write
     workers     one part per worker slot, written by the worker in it (by the parent when it is dead):
                 WORKER_WORDS for itself, then ENDPOINT_WORDS for each endpoint slot, then CLUSTER_WORDS for each cluster
                 slot
@@ -27,6 +29,7 @@ from hashlib import blake2b
 
 from proxy.errors import ProxyError, Reason
 from proxy.policy.failures import FailureKind
+from proxy.policy.rate_limit import TABLE_WORDS
 
 # The methods that have a column of their own; all others count as OTHER.
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "OTHER")
@@ -111,6 +114,8 @@ RELOAD_WORDS = {
     "pending": C_RELOADS_PENDING,
 }
 CONTROL_WORDS = 64
+
+RATE_WORDS = TABLE_WORDS
 
 # Words of an endpoint's standing, which control alone writes: what workers go by, and what control counts.
 X_CIRCUIT = 0
@@ -267,7 +272,8 @@ class Scoreboard:
         self._slots_at = HEADER_WORDS + PARENT_WORDS
         self._control_at = self._slots_at + workers * SLOT_WORDS
         self._standings_at = self._control_at + CONTROL_WORDS
-        self._workers_at = self._standings_at + endpoints * STANDING_WORDS
+        self._rates_at = self._standings_at + endpoints * STANDING_WORDS
+        self._workers_at = self._rates_at + RATE_WORDS
         size = (self._workers_at + workers * self._words_per_worker) * 8
         self.fd = os.memfd_create("homeport-scoreboard") if fd is None else fd
         """The memory; close-on-exec unless passed on."""
@@ -292,6 +298,11 @@ class Scoreboard:
     def control_row(self) -> Row:
         """The words of control."""
         return self._words[self._control_at : self._control_at + CONTROL_WORDS]
+
+    @property
+    def rates(self) -> Row:
+        """The words of the rate limits, which any worker writes."""
+        return self._words[self._rates_at : self._workers_at]
 
     def standing_row(self, slot: int) -> Row:
         """What control says of the endpoint in `slot` (from 0)."""

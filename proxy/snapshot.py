@@ -189,7 +189,7 @@ class RateLimitSpec:
     """How many requests of a route each client may send."""
 
     params: RateLimitParams
-    header: str = ""
+    field: bytes = b""
     """Lower-case name of the field whose value tells clients apart; empty, or without one, by the client's address."""
 
 

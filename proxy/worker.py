@@ -30,6 +30,7 @@ from proxy.dataplane.listener import ConnectionCap, Listener
 from proxy.dataplane.plane import Plane
 from proxy.mailbox import Channel, Message, Posts, posts_from, unsealed
 from proxy.permits import WorkerLocks
+from proxy.policy.rate_limit import RateTable
 from proxy.scoreboard import W_ACCEPTING, W_GENERATION, Scoreboard
 from proxy.snapshot import Snapshot
 from proxy.snapshot_codec import OtherVersion, decode_snapshot
@@ -112,6 +113,7 @@ class Worker:
             clock=self._clock,
             rng=self._rng,
             row=self._row,
+            rates=RateTable(self._surroundings.scoreboard.rates),
             table=table,
             access_log=AccessLog(table.snapshot.access_log.sink),
         )

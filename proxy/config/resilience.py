@@ -96,6 +96,5 @@ def rate_limit_spec(section: RateLimit) -> RateLimitSpec:
         requests=section.requests,
         per_s=section.per,
         burst=section.burst or section.requests,
-        max_keys=section.max_keys,
     )
-    return RateLimitSpec(params, section.header.lower())
+    return RateLimitSpec(params, section.header.lower().encode())

@@ -1,5 +1,7 @@
 """The models of what keeps requests alive through failing endpoints and overload. See `schema`."""
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
 from proxy.config.kinds import (
@@ -21,6 +23,7 @@ from proxy.config.kinds import (
     Text,
     Urgency,
     fault_error,
+    integer,
 )
 from proxy.config.section import Section, written
 
@@ -195,23 +198,21 @@ class Priority(Section):
 
 
 class RateLimit(Section):
-    """How many requests of a route each client may send; more get 429 with Retry-After."""
+    """How many requests of a route each client may send, over all workers; more get 429 with Retry-After. 131072
+    clients are remembered, of all routes together; beyond that those that were quiet for longest are forgotten."""
 
-    requests: Positive
-    """Requests allowed `per` this time, 1 or more. Required."""
+    requests: Annotated[int, integer(1, 1_000_000)]
+    """Requests allowed `per` this time, 1 to 1000000. Required."""
     per: Duration = written("1s")
-    """The time, 1ms to 1 day. Default 1s."""
+    """The time, 1s to 1 day. Default 1s."""
     burst: Count = 0
     """Requests that may come at once after a rest. Default 0 = as many as `requests`; 1 = evenly spaced only."""
     header: HeaderName = ""
     """Field whose value tells clients apart, such as X-Api-Key; requests without it count by address. Default: the
     client's address, or the one which a trusted proxy names."""
-    max_keys: Positive = 10_000
-    """Clients remembered by each worker, about 200 bytes each. Default 10000; beyond it the one unseen for longest is
-    forgotten."""
 
     @model_validator(mode="after")
     def _check(self) -> "RateLimit":
-        if not 0.001 <= self.per <= 86400:
-            raise fault_error("has a per outside of 1ms to 1 day", "a time such as 1s, 1m or 1h")
+        if not 1 <= self.per <= 86400:
+            raise fault_error("has a per outside of 1s to 1 day", "a time such as 1s, 1m or 1h")
         return self

@@ -9,9 +9,11 @@ responses                 what Homeport answers itself                          
 upload stall              how fast a client sends and takes; a stalled or half-closed one             pure
 wire                      a transport of either side, with what waits to be written to it
 downstream                one client connection: finds heads, keeps order, lingers on close
-exchange                  one request and its reply: the state machine
+exchange states           one request and its reply: the state machine
+facts                     its route, its client's rate, what endpoints are chosen by
 reply                     what the client gets, and what becomes of its connection
-attempt                   its lease and connection, and what was sent
+delivery                  its lease and connection, and what was sent
+tries                     the queue, failures, pauses, other endpoints
 tunnel relay              both directions after a 101; the events of both sides
 upstream pool             one connection to an endpoint; those that are idle, and new ones
 outbox                    small writes of one turn, sent together

@@ -1,39 +1,26 @@
-"""One request and its reply: the state machine between a client connection and a connection to an endpoint.
-
-    state         what is going on                          leaves by
-    ------------  ----------------------------------------  -------------------------------------------------------
-    ROUTING       the head is here, nothing was sent        begin: DISPATCHED, WAITING_BODY, or an answer of our own
-    WAITING_BODY  a body is announced, none has come        on_request_data, on_deadline: DISPATCHED
-    DISPATCHED    an endpoint is chosen; connecting, or     on_reply_data: REPLYING, SWITCHED
-                  the request is on its way                 on_connect_failed, on_upstream_lost: again, or a 502
-    REPLYING      the reply's head has gone to the client   on_reply_data, on_reply_eof: DONE
-    SWITCHED      101 was relayed; a Tunnel has taken over  on_tunnel_end: DONE
-    DONE          ended; whatever comes late is ignored
-
-From any state: on_client_gone ends it as CLIENT_GONE, on_deadline with the reason of the deadline. Before REPLYING a
-failure becomes a response; from then on it cuts the connection, so that no reply looks complete that is not.
+"""One request and its reply: the machine of `states` between a client's connection and one to an endpoint.
 
 The request's body flows from DISPATCHED on, also while the reply is already coming; when the reply is complete first,
 reading stops and the client's connection closes after it (RFC 9112 9.6).
 """
 
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from proxy.cluster import Cluster
-from proxy.dataplane.attempt import Attempt
-from proxy.dataplane.compose import compose_request
-from proxy.dataplane.facts import acquire_for
+from proxy.dataplane.delivery import Delivery, begin_delivery
+from proxy.dataplane.facts import check_rate, find_route
 from proxy.dataplane.reply import Reply
 from proxy.dataplane.reply_head import ReplyHead
 from proxy.dataplane.request_head import IDEMPOTENT, RequestHead
 from proxy.dataplane.responses import CONTINUE, Fields, local_answer, refusal
+from proxy.dataplane.states import State
+from proxy.dataplane.tries import is_answer_retried, is_failure_retried, tries_of
 from proxy.dataplane.tunnel import Tunnel
 from proxy.dataplane.upload import Upload
+from proxy.endpoint import Lease
 from proxy.errors import DownstreamError, ExchangeError, Reason, RoutingError, UpstreamError
-from proxy.model import NO_FACTS, Outcome
+from proxy.model import Outcome
 from proxy.policy.failures import kind_of_reason, kind_of_status
-from proxy.policy.path import routing_path
 from proxy.policy.route import CompiledRoute
 from proxy.scoreboard import E_CONNECT_FAILURES
 from proxy.snapshot import SplitSpec
@@ -43,26 +30,16 @@ if TYPE_CHECKING:
     from proxy.dataplane.plane import Plane
     from proxy.dataplane.upstream import Upstream
 
-
-class State(Enum):
-    """Where an exchange stands; see the module's table."""
-
-    ROUTING = "routing"
-    WAITING_BODY = "waiting_body"
-    DISPATCHED = "dispatched"
-    REPLYING = "replying"
-    SWITCHED = "switched"
-    DONE = "done"
-
-
 # Bound once: an attribute of an enum costs a lookup through its metaclass, and the path asks often.
 _ROUTING = State.ROUTING
 _WAITING_BODY = State.WAITING_BODY
+_WAITING = State.WAITING
 _DISPATCHED = State.DISPATCHED
 _REPLYING = State.REPLYING
 _SWITCHED = State.SWITCHED
 _DONE = State.DONE
 _OK = Outcome.OK
+_FAILED = Outcome.UPSTREAM_FAILED
 _RESPONSE_TIMEOUT = Reason.RESPONSE_TIMEOUT
 
 # A client that announces a body and sends none takes no endpoint for this long. Most send it with the head; one that
@@ -76,13 +53,13 @@ class Exchange:
     """A request, the endpoint chosen for it, and the reply on its way back."""
 
     __slots__ = (
-        "_downstream", "_plane", "_table", "_upload", "attempt", "cluster", "connected_at", "head", "received_bytes",
+        "_table", "_upload", "cluster", "connected_at", "delivery", "downstream", "head", "plane", "received_bytes",
         "reply", "request_id", "route", "started", "state",
     )  # fmt: skip
 
     def __init__(self, downstream: "Downstream", plane: "Plane", head: RequestHead, now: float) -> None:
-        self._downstream = downstream
-        self._plane = plane
+        self.downstream = downstream
+        self.plane = plane
         self._table = plane.table
         self.head = head
         self.state = _ROUTING
@@ -90,7 +67,7 @@ class Exchange:
         self.request_id = head.request_id or plane.new_request_id()
         self.route: CompiledRoute | None = None
         self.cluster: Cluster | None = None
-        self.attempt: Attempt | None = None
+        self.delivery: Delivery | None = None
         self._upload: Upload | None = None
         """The body that is still to come; `None` when all of it has."""
         self.reply = Reply(head, downstream)
@@ -99,12 +76,12 @@ class Exchange:
         """Payload received from the client."""
 
     def __repr__(self) -> str:
-        return f"Exchange({self.head.method!r} {self.head.target!r}, {self.state.value}, {self.attempt!r})"
+        return f"Exchange({self.head.method!r} {self.head.target!r}, {self.state.value}, {self.delivery!r})"
 
     @property
     def buffered_bytes(self) -> int:
         """Bytes held on their way to the endpoint."""
-        return self.attempt.buffered_bytes if self.attempt is not None else 0
+        return self.delivery.buffered_bytes if self.delivery is not None else 0
 
     @property
     def is_receiving(self) -> bool:
@@ -112,7 +89,7 @@ class Exchange:
         return self._upload is not None
 
     @property
-    def _can_repeat(self) -> bool:
+    def can_repeat(self) -> bool:
         """Whether the request may be sent twice, and is still here to be."""
         return self._upload is None and self.head.method in IDEMPOTENT
 
@@ -127,21 +104,23 @@ class Exchange:
             else:
                 body = b""
                 if rest:
-                    self._downstream.hold(rest)
-            self.route = route = self._find_route()
+                    self.downstream.hold(rest)
+            self.route = route = find_route(self._table.routes, head, self.downstream)
+            if route.rate_limit is not None:
+                check_rate(route.rate_limit, self)
             action = route.action
             if not isinstance(action, SplitSpec):
-                scheme = self._downstream.identity.scheme
+                scheme = self.downstream.identity.scheme
                 self._answer(action.status, *local_answer(action, route, head, scheme), Outcome.LOCAL)
                 return
             if head.is_for_us:
                 self._answer(204, b"", [], Outcome.LOCAL)
                 return
-            self.cluster = self._table.clusters[route.choose_cluster(self._plane.rng)]
+            self.cluster = self._table.clusters[route.choose_cluster(self.plane.rng)]
             if self._upload is not None and not rest and not head.expect:
                 # Take no endpoint before there is something to send it: slow uploads would use them up.
                 self.state = _WAITING_BODY
-                self._downstream.set_deadline(self.started + BODY_WAIT_S, Reason.BODY_TIMEOUT)
+                self.downstream.set_deadline(self.started + BODY_WAIT_S, Reason.BODY_TIMEOUT)
                 return
             self._dispatch(body)
         except ExchangeError as error:
@@ -154,92 +133,101 @@ class Exchange:
             raise DownstreamError(Reason.BODY_TOO_LARGE)
         return self._take_body(rest) if rest else b""
 
-    def _find_route(self) -> CompiledRoute:
-        """The route for the request. Raises `RoutingError`."""
-        head = self.head
-        listener = self._downstream.listener.name
-        host = self._downstream.identity.host_key(head.host)
-        path = routing_path(head.path)
-        routes = self._table.routes
-        route = routes.match(listener, host, path, head.method, head.field)
-        if route is None:
-            miss = routes.miss(listener, host, path, head.field)
-            raise RoutingError(miss.reason, miss.allow)
-        return route
-
     def _take_body(self, data: bytes) -> bytes:
         """What of `data` goes to the endpoint; what is left belongs to later requests. Raises `DownstreamError`."""
         upload = self._upload
         assert upload is not None
         out = upload.feed(data)
         if upload.is_laborious:
-            self._downstream.wire.rest(self._plane.loop)
+            self.downstream.wire.rest(self.plane.loop)
         self.received_bytes = upload.payload_bytes
         if upload.is_done:
             self._upload = None
             if upload.extra:
-                self._downstream.hold(upload.extra)
+                self.downstream.hold(upload.extra)
         return out
 
     def _dispatch(self, body: bytes) -> None:
-        """Choose an endpoint and send it the head and what is here of the body. Raises `RoutingError`."""
-        cluster, route = self.cluster, self.route
-        assert cluster is not None and route is not None
-        head, downstream = self.head, self._downstream
+        """Send the head, and what is here of the body, to an endpoint. Raises `RoutingError`."""
+        assert self.cluster is not None and self.route is not None
+        self.delivery = begin_delivery(self, self.cluster, self.route, body)
+        self.cluster.budget.on_request()
+        if total_s := self.cluster.spec.timeouts.total_s:
+            self.downstream.total_deadline = self.started + total_s
+        self.find_endpoint(self.started)
+
+    def find_endpoint(self, now: float) -> None:
+        """Send the request to an endpoint, or wait in the cluster's queue for one. Raises `RoutingError`."""
+        cluster, delivery = self.cluster, self.delivery
+        assert cluster is not None and delivery is not None
+        tries = delivery.tries
+        failed = tries.failed if tries is not None else ()
+        try:
+            lease = cluster.acquire(delivery.facts, now=now, failed=failed, may_try=self.can_repeat)
+        except RoutingError as error:
+            if error.reason is not Reason.OVERLOADED:
+                raise
+            tries_of(self).enqueue(now)
+        else:
+            self.deliver(lease, now)
+
+    def deliver(self, lease: Lease, now: float) -> None:
+        """Send the request to the endpoint of `lease`."""
+        delivery, cluster, downstream = self.delivery, self.cluster, self.downstream
+        assert delivery is not None and cluster is not None
         self.state = _DISPATCHED
-        if cluster.reads_request:
-            lease, self.reply.added = acquire_for(cluster, head, downstream.identity, now=self.started)
+        if cluster.stickiness is not None:
+            affinity, is_https = delivery.facts.affinity, downstream.identity.is_https(self.head)
+            self.reply.added = cluster.stickiness.set_line(lease.endpoint, affinity, is_https=is_https)
+        pool = self.plane.pool_of(lease.endpoint, cluster)
+        if delivery.begin(lease, pool, self, self.can_repeat, now):
+            self._after_sent(delivery, now)
+            if delivery.tries is not None and not delivery.is_blocked:
+                downstream.resume()
         else:
-            lease = cluster.acquire(NO_FACTS, now=self.started)
-        identity = downstream.identity.lines(head)
-        sent = compose_request(head, route, identity, self.request_id, downstream.local_authority)
-        pool = self._plane.pool_of(lease.endpoint, cluster)
-        self.attempt = attempt = Attempt(lease, pool, sent + body if body else sent)
-        timeouts = cluster.spec.timeouts
-        if timeouts.total_s:
-            downstream.total_deadline = self.started + timeouts.total_s
-        if attempt.begin(self, self._can_repeat):
-            self._after_sent(attempt, self.started)
-        else:
-            self._set_deadline(self._plane.monotonic())
+            self._set_deadline(self.plane.monotonic())
+
+    def wait(self) -> None:
+        """Do nothing until there is an endpoint; the client may leave."""
+        self.state = _WAITING
+        if not self.downstream.wire.is_blocked:
+            self.downstream.set_deadline(0.0, Reason.CLIENT_GONE)
 
     def on_connected(self, upstream: "Upstream") -> None:
         """The connection asked for is there."""
-        attempt = self.attempt
-        if self.state is not _DISPATCHED or attempt is None:
+        delivery = self.delivery
+        if self.state is not _DISPATCHED or delivery is None:
             upstream.close()
             return
-        attempt.send(upstream, self)
-        self._after_sent(attempt, self._plane.monotonic())
+        delivery.send(upstream, self)
+        self._after_sent(delivery, self.plane.monotonic())
         if not upstream.wire.is_blocked:
-            self._downstream.resume()
+            self.downstream.resume()
 
-    def on_connect_failed(self, error: ExchangeError) -> None:
-        """The endpoint could not be reached."""
-        if self.state is _DISPATCHED:
-            self.fail(error)
-
-    def _after_sent(self, attempt: Attempt, now: float) -> None:
+    def _after_sent(self, delivery: Delivery, now: float) -> None:
         self.connected_at = now
         if self._upload is not None:
             self._upload.restart(now)
-            attempt.lease.owed_since = 0.0
+            delivery.owes_answer(0.0)
         self._set_deadline(now)
 
     def _set_deadline(self, now: float) -> None:
         """Give whoever has the next step in DISPATCHED or REPLYING its time, from `now` on."""
-        downstream = self._downstream
+        downstream = self.downstream
         if downstream.wire.is_blocked:
             return  # it is watched as a slow client
-        assert self.attempt is not None and self.cluster is not None
+        assert self.delivery is not None and self.cluster is not None
         timeouts = self.cluster.spec.timeouts
-        upstream = self.attempt.upstream
+        upstream = self.delivery.upstream
         if upstream is None:
             timeout, reason = timeouts.connect_s, Reason.CONNECT_TIMEOUT
         elif self.state is _REPLYING or upstream.wire.is_blocked:
             timeout, reason = timeouts.idle_s, Reason.IDLE_TIMEOUT
         elif self._upload is None or not self._upload.is_awaited:
             timeout, reason = timeouts.response_s, _RESPONSE_TIMEOUT
+            per_try = self.cluster.spec.retry.per_try_timeout_s
+            if per_try and (not timeout or per_try < timeout):
+                timeout = per_try
         else:
             timeout, reason = self._table.timeouts.body_s, Reason.BODY_TIMEOUT
         downstream.deadline = now + timeout if timeout else 0.0
@@ -255,24 +243,23 @@ class Exchange:
         except ExchangeError as error:
             self.fail(error)
             return
-        attempt = self.attempt
-        assert attempt is not None
-        upstream = attempt.upstream
+        delivery = self.delivery
+        assert delivery is not None
+        upstream = delivery.upstream
         if upstream is None:
-            if attempt.add(out) > CONNECT_BUFFER_BYTES:
-                self._downstream.pause()
+            if delivery.add(out) > CONNECT_BUFFER_BYTES:
+                self.downstream.pause()
             return
-        attempt.forget_request()
-        upstream.wire.write(out)
+        delivery.pass_on(out)
         if not upstream.wire.is_blocked:
             self._after_body_piece()
 
     def _after_body_piece(self) -> None:
         """A piece of the body is on its way, or the endpoint has taken what waited for it."""
-        upload, attempt = self._upload, self.attempt
-        now = self._plane.monotonic()
-        if upload is None and attempt is not None and self.state is _DISPATCHED:
-            attempt.lease.owed_since = now
+        upload, delivery = self._upload, self.delivery
+        now = self.plane.monotonic()
+        if upload is None and delivery is not None and self.state is _DISPATCHED:
+            delivery.owes_answer(now)
         elif upload is not None and self.state is _DISPATCHED:
             if upload.is_dripping(now):
                 self.fail(DownstreamError(Reason.BODY_TIMEOUT))
@@ -285,13 +272,13 @@ class Exchange:
 
     def on_reply_data(self, data: bytes) -> None:
         """Bytes from the endpoint."""
-        now = self._plane.monotonic()
+        now = self.plane.monotonic()
         reply = self.reply
         try:
             if self.state is _REPLYING:
-                attempt = self.attempt
-                if reply.feed(data) and attempt is not None and attempt.upstream is not None:
-                    attempt.upstream.wire.rest(self._plane.loop)
+                delivery = self.delivery
+                if reply.feed(data) and delivery is not None and delivery.upstream is not None:
+                    delivery.upstream.wire.rest(self.plane.loop)
             elif self.state is _DISPATCHED:
                 self._read_reply(data, now)
         except UpstreamError as error:
@@ -301,7 +288,7 @@ class Exchange:
             return
         if reply.is_complete:
             self._complete_reply(now)
-        elif self._downstream.wire.is_blocked:
+        elif self.downstream.wire.is_blocked:
             # It may have become so before there was an endpoint to stop reading from.
             self.on_downstream_blocked()
         else:
@@ -309,8 +296,8 @@ class Exchange:
 
     def _read_reply(self, data: bytes, now: float) -> None:
         """Read heads up to the final one. Raises `UpstreamError`."""
-        reply, attempt, route = self.reply, self.attempt, self.route
-        assert attempt is not None and route is not None
+        reply, delivery, route = self.reply, self.delivery, self.route
+        assert delivery is not None and route is not None
         limits = self._table.limits
         head = reply.read_head(data, limits, now)
         if head is None:
@@ -320,17 +307,22 @@ class Exchange:
                 upload.is_awaited = True
                 self._set_deadline(now)
             return
-        attempt.on_answer(head.status, now=now)
+        kind = None
+        if head.status >= 400:
+            kind = kind_of_status(head.status, has_retry_after=b"\nretry-after:" in head.low)
+            if is_answer_retried(self, head, kind, now):
+                return
+        delivery.on_answer(head.status, kind, now=now)
         if head.status == 101:
             self._begin_tunnel(head)
             return
         self.state = _REPLYING
         self._settle_keep_alive()
-        reply.begin(head, route, self._plane.date_line, limits)
+        reply.begin(head, route, self.plane.date_line, limits)
 
     def _settle_keep_alive(self) -> None:
         """No request follows on a connection with an unread one, a tunnel that came to nothing, or during a drain."""
-        is_draining = self._plane.is_draining or self._downstream.listener.is_drained
+        is_draining = self.plane.is_draining or self.downstream.listener.is_drained
         if self._upload is not None or self.head.upgrade or is_draining:
             self.reply.keep_alive = False
 
@@ -342,7 +334,7 @@ class Exchange:
             except UpstreamError as error:
                 self.fail(error)
             else:
-                self._complete_reply(self._plane.monotonic())
+                self._complete_reply(self.plane.monotonic())
         elif self.state is _DISPATCHED:
             reason = Reason.BAD_REPLY if self.reply.is_head_cut else Reason.UPSTREAM_CLOSED
             self._on_unanswered(UpstreamError(reason))
@@ -357,54 +349,55 @@ class Exchange:
 
     def _on_unanswered(self, error: UpstreamError) -> None:
         """The connection ended before a reply: send the request once more if that is safe (RFC 9110 9.2.2)."""
-        assert self.attempt is not None
-        if self._can_repeat and not self.reply.first_byte_at and self.attempt.repeat(self):
-            self._set_deadline(self._plane.monotonic())
+        assert self.delivery is not None
+        if self.can_repeat and not self.reply.first_byte_at and self.delivery.repeat(self):
+            self._set_deadline(self.plane.monotonic())
         else:
             self.fail(error)
 
     def _complete_reply(self, now: float) -> None:
         """The reply is complete: give the endpoint's connection back, unless it cannot be used again."""
         reply = self.reply
-        assert self.attempt is not None
+        assert self.delivery is not None
         if reply.upstream_keep_alive and not reply.rest and self._upload is None and not self.head.upgrade:
-            self.attempt.give_back(now)
+            self.delivery.give_back(now)
         self._end(_OK, None, now)
 
     def _begin_tunnel(self, head: ReplyHead) -> None:
-        attempt, cluster = self.attempt, self.cluster
-        assert attempt is not None and attempt.upstream is not None and cluster is not None
+        delivery, cluster = self.delivery, self.cluster
+        assert delivery is not None and delivery.upstream is not None and cluster is not None
         self.reply.switch(head)
         self.state = _SWITCHED
-        idle_s = cluster.spec.timeouts.tunnel_s
-        Tunnel(self, self._downstream, attempt.upstream, self._plane, idle_s).begin()
+        Tunnel(self, self.downstream, delivery.upstream, self.plane, cluster.spec.timeouts.tunnel_s).begin()
 
     def on_tunnel_end(self, reason: Reason | None) -> None:
         """Both sides of the tunnel have ended, or one was lost."""
         is_cut = reason is not None and reason is not Reason.IDLE_TIMEOUT
-        self._end(_OK, reason, self._plane.monotonic(), reset=is_cut)
+        self._end(_OK, reason, self.plane.monotonic(), reset=is_cut)
 
     # ------------------------------------------------------------------ backpressure
 
     def on_downstream_blocked(self) -> None:
         """The client does not take what was written: read no more from the endpoint."""
-        if self.attempt is not None and self.attempt.upstream is not None:
-            self.attempt.upstream.wire.pause()
+        if self.delivery is not None and self.delivery.upstream is not None:
+            self.delivery.upstream.wire.pause()
 
     def on_downstream_writable(self) -> None:
         """The client has taken everything."""
-        now = self._plane.monotonic()
+        now = self.plane.monotonic()
         if self.state is _WAITING_BODY:
-            self._downstream.set_deadline(now + BODY_WAIT_S, Reason.BODY_TIMEOUT)
-        elif self.attempt is not None and self.state is not _DONE:
-            if self.attempt.upstream is not None:
-                self.attempt.upstream.wire.resume()
+            self.downstream.set_deadline(now + BODY_WAIT_S, Reason.BODY_TIMEOUT)
+        elif self.state is _WAITING:
+            self.wait()
+        elif self.delivery is not None and self.state is not _DONE:
+            if self.delivery.upstream is not None:
+                self.delivery.upstream.wire.resume()
             self._set_deadline(now)
 
     def on_upstream_blocked(self) -> None:
         """The endpoint does not take what was written: read no more from the client."""
-        now = self._plane.monotonic()
-        self._downstream.pause()
+        now = self.plane.monotonic()
+        self.downstream.pause()
         if self._upload is not None:
             self._upload.on_blocked(now)
         self._set_deadline(now)
@@ -412,8 +405,8 @@ class Exchange:
     def on_upstream_writable(self) -> None:
         """The endpoint has taken everything."""
         if self._upload is not None:
-            self._upload.on_writable(self._plane.monotonic())
-        self._downstream.resume()
+            self._upload.on_writable(self.plane.monotonic())
+        self.downstream.resume()
         self._after_body_piece()
 
     # ------------------------------------------------------------------ endings
@@ -427,7 +420,7 @@ class Exchange:
         else:
             # Closed, not reset: earlier replies may still be on their way to it.
             self.reply.keep_alive = False
-            self._end(Outcome.CLIENT_GONE, Reason.CLIENT_GONE, self._plane.monotonic())
+            self._end(Outcome.CLIENT_GONE, Reason.CLIENT_GONE, self.plane.monotonic())
         return False
 
     def on_client_gone(self) -> None:
@@ -444,30 +437,33 @@ class Exchange:
         elif reason.status < 500:
             self.fail(DownstreamError(reason))
         else:
-            if reason is Reason.CONNECT_TIMEOUT and self.attempt is not None:
-                self.attempt.endpoint.row[E_CONNECT_FAILURES] += 1
+            endpoint = self.delivery.endpoint if self.delivery is not None else None
+            if reason is Reason.CONNECT_TIMEOUT and endpoint is not None:
+                endpoint.row[E_CONNECT_FAILURES] += 1
             self.fail(UpstreamError(reason))
 
     def probe_client(self) -> None:
         """Ask a client that sent FIN whether it is still there, if the reply has not begun.
 
-        A closed socket and a half-closed one look the same until something is sent. An interim 100 may be sent at any
-        time before the reply (RFC 9110 15.2.1), and every client of HTTP/1.1 passes over it; a closed one resets.
-        """
-        if self.head.minor and self.state is _DISPATCHED:
+        It may only have closed its sending side. An interim 100 may be sent at any time before the reply (RFC 9110
+        15.2.1), and every client of HTTP/1.1 passes over it; one that is gone resets."""
+        if self.head.minor and (self.state is _DISPATCHED or self.state is _WAITING):
             self.reply.write(CONTINUE)
 
     def abort(self, reason: Reason) -> None:
         """Give up at once and cut the client's connection."""
         if self.state is not _DONE:
-            self._end(Outcome.CLIENT_GONE, reason, self._plane.monotonic(), reset=True)
+            self._end(Outcome.CLIENT_GONE, reason, self.plane.monotonic(), reset=True)
 
     def fail(self, error: ExchangeError) -> None:
         """End the exchange for `error`: with a response if the reply has not begun, else by cutting the connection."""
         reason, reply = error.reason, self.reply
         if self.state is _DONE:
             return
-        outcome = Outcome.UPSTREAM_FAILED if isinstance(error, UpstreamError) else Outcome.REFUSED
+        is_upstream = isinstance(error, UpstreamError)
+        if is_upstream and self.state is _DISPATCHED and is_failure_retried(self, reason):
+            return
+        outcome = _FAILED if is_upstream else Outcome.REFUSED
         if reason.status == 499:
             outcome = Outcome.CLIENT_GONE
         if self.state is _REPLYING or reason.status == 499:
@@ -475,13 +471,12 @@ class Exchange:
             # would look like the reply's own, but can destroy earlier replies that are still on their way.
             reply.keep_alive = False
             reset = reply.ends_by_close or reason.status == 499
-            self._end(outcome, reason, self._plane.monotonic(), reset=reset)
+            self._end(outcome, reason, self.plane.monotonic(), reset=reset)
             return
         if isinstance(error, DownstreamError):
             # Whoever sends one malformed request may mean something else by its end than we do.
             reply.keep_alive = False
-        fields = [(b"Allow", error.allow)] if isinstance(error, RoutingError) and error.allow else []
-        self._answer(reason.status, *refusal(reason, self.request_id, fields), outcome, reason)
+        self._answer(reason.status, *refusal(error, self.request_id), outcome, reason)
 
     def _answer(
         self, status: int, body: bytes, fields: Fields, outcome: Outcome, reason: Reason | None = None
@@ -489,18 +484,17 @@ class Exchange:
         """Answer ourselves; what is left of the request is not read."""
         self._settle_keep_alive()
         fields = [*fields, (b"X-Request-Id", self.request_id)]
-        self.reply.respond(status, body, fields, date_line=self._plane.date_line)
-        self._end(outcome, reason, self._plane.monotonic())
+        self.reply.respond(status, body, fields, date_line=self.plane.date_line)
+        self._end(outcome, reason, self.plane.monotonic())
 
     def _end(self, outcome: Outcome, reason: Reason | None, now: float, *, reset: bool = False) -> None:
         """Leave the exchange for good: release the lease, record it, hand the client's connection on."""
         self.state = _DONE
-        if self.attempt is not None:
-            kind = None
-            if outcome is Outcome.UPSTREAM_FAILED and reason is not None:
-                kind = kind_of_reason(reason)
-            elif outcome is _OK and self.reply.status >= 500:
-                kind = kind_of_status(self.reply.status)
-            self.attempt.end(outcome, kind, now=now)
-        self._plane.record(self, self._downstream, outcome, reason, now)
+        delivery = self.delivery
+        if delivery is not None:
+            if delivery.tries is not None:
+                delivery.tries.end(now)
+            kind = kind_of_reason(reason) if outcome is _FAILED and reason is not None else delivery.kind
+            delivery.end_try(outcome, kind, now=now)
+        self.plane.record(self, self.downstream, outcome, reason, now)
         self.reply.end(reset, self._upload is not None, now)

@@ -1,27 +1,56 @@
-"""What a balancer is told of a request, and the cookie that is Homeport's own."""
+"""What a request is: its route, whether its client may send it now, what a balancer is told of it, and the cookie that
+is Homeport's own."""
+
+from math import ceil
+from typing import TYPE_CHECKING
 
 from proxy.cluster import Cluster
 from proxy.dataplane.forwarding import ClientIdentity
 from proxy.dataplane.request_head import RequestHead
-from proxy.endpoint import Lease
+from proxy.errors import Reason, RoutingError
 from proxy.model import RequestFacts
+from proxy.policy.path import routing_path
+from proxy.policy.route import CompiledRoute, RouteTable
 from proxy.policy.stickiness import cookie_value, without_cookie
+from proxy.snapshot import RateLimitSpec
+
+if TYPE_CHECKING:
+    from proxy.dataplane.downstream import Downstream
+    from proxy.dataplane.exchange import Exchange
 
 
-def acquire_for(
-    cluster: Cluster, head: RequestHead, identity: ClientIdentity, *, now: float
-) -> tuple[Lease, bytes]:
-    """An endpoint for the request, in a cluster that looks at requests, and the lines that the answer gets for it, each
-    beginning with CRLF. The cluster's own cookie is taken out of `head`. Raises `RoutingError`."""
+def find_route(routes: RouteTable, head: RequestHead, downstream: "Downstream") -> CompiledRoute:
+    """The route for a request that came by `downstream`. Raises `RoutingError`."""
+    listener = downstream.listener.name
+    host = downstream.identity.host_key(head.host)
+    path = routing_path(head.path)
+    route = routes.match(listener, host, path, head.method, head.field)
+    if route is None:
+        miss = routes.miss(listener, host, path, head.field)
+        raise RoutingError(miss.reason, miss.allow)
+    return route
+
+
+def check_rate(limit: RateLimitSpec, exchange: "Exchange") -> None:
+    """Count the request against what its client may send by its route. Raises `RoutingError`."""
+    head, route = exchange.head, exchange.route
+    assert route is not None
+    client = head.field(limit.field) if limit.field else None
+    if client is None:
+        client = b"\0" + exchange.downstream.identity.client(head).encode()
+    key = b"%b\0%b" % (route.name.encode(), client)
+    wait_s = exchange.plane.rates.take(key, limit.params, now=exchange.started)
+    if wait_s:
+        raise RoutingError(Reason.RATE_LIMITED, retry_after_s=ceil(wait_s))
+
+
+def facts_of(cluster: Cluster, head: RequestHead, identity: ClientIdentity) -> RequestFacts:
+    """What a cluster that looks at requests goes by. Its own cookie is taken out of `head`."""
     stickiness, hash_key = cluster.stickiness, cluster.hash_key
-    facts = RequestFacts(
+    return RequestFacts(
         hash_key=hash_key.of(head, lambda: identity.client(head)) if hash_key is not None else None,
         affinity=take_cookie(head, stickiness.name) if stickiness is not None else None,
     )
-    lease = cluster.acquire(facts, now=now)
-    if stickiness is None:
-        return lease, b""
-    return lease, stickiness.set_line(lease.endpoint, facts.affinity, is_https=identity.is_https(head))
 
 
 def take_cookie(head: RequestHead, name: bytes) -> bytes | None:

@@ -21,6 +21,7 @@ from proxy.dataplane.tls import TlsContexts
 from proxy.endpoint import Endpoint
 from proxy.errors import REASON_INDEX, Reason
 from proxy.model import Outcome
+from proxy.policy.rate_limit import RateTable
 from proxy.scoreboard import (
     E_LATENCY_SUM_US,
     E_RECEIVED_BYTES,
@@ -66,6 +67,7 @@ class Plane:
         clock: Clock,
         rng: random.Random,
         row: Row,
+        rates: RateTable,
         table: Table,
         access_log: AccessLog,
     ) -> None:
@@ -75,6 +77,7 @@ class Plane:
         self._wall = clock.wall
         self.rng = rng
         self.row = row
+        self.rates = rates
         self.table = table
         """What to serve from. Read once per request; replaced as a whole."""
         self.tls = TlsContexts()
@@ -170,10 +173,11 @@ class Plane:
         row[W_SENT_BYTES] += sent_bytes
         if reason is not None:
             row[W_REFUSALS + REASON_INDEX[reason]] += 1
-        attempt = exchange.attempt
-        if attempt is not None:
-            seconds = now - exchange.started
-            row = attempt.endpoint.row
+        delivery = exchange.delivery
+        if delivery is not None and delivery.endpoint is not None:
+            # The endpoint's own time: without the queue, and without endpoints that failed before it.
+            seconds = now - delivery.began
+            row = delivery.endpoint.row
             status = reply.status or (reason.status if reason is not None else 0)
             row[request_index(head.method, status)] += 1
             if status != 101:  # how long a tunnel was open says nothing about the endpoint
@@ -202,7 +206,7 @@ class Plane:
             (
                 self._wall(), b"", downstream.peer, downstream.listener.name, method, None, target, "",
                 reason.status if sent_bytes else 0, reason, Outcome.REFUSED, None, None, None, 0, len(request),
-                sent_bytes, None, None, 0.0, None, None, None, None, None,
+                sent_bytes, None, None, 0.0, None, None, None, None, None, None,
             )
         )  # fmt: skip
 
@@ -216,17 +220,21 @@ class Plane:
     ) -> None:
         head, reply = exchange.head, exchange.reply
         started = exchange.started
-        route, cluster, attempt = exchange.route, exchange.cluster, exchange.attempt
+        route, cluster, delivery = exchange.route, exchange.cluster, exchange.delivery
+        endpoint = delivery.endpoint if delivery is not None else None
+        tries = delivery.tries if delivery is not None else None
         self.access_log.add(
             (
                 self._wall(), exchange.request_id, downstream.peer, downstream.listener.name, head.method,
                 head.host or None, head.raw_target, "1.1" if head.minor else "1.0", reply.status, reason, outcome,
                 route.name if route is not None else None, cluster.name if cluster is not None else None,
-                attempt.endpoint.id if attempt is not None else None,
-                attempt.connections if attempt is not None else 0, exchange.received_bytes,
+                endpoint.id if endpoint is not None else None,
+                delivery.connections if delivery is not None else 0, exchange.received_bytes,
                 reply.sent_bytes, exchange.connected_at - started if exchange.connected_at else None,
                 reply.first_byte_at - started if reply.first_byte_at else None, now - started,
-                None, None, None, head.field(b"user-agent"), head.field(b"x-forwarded-for"),
+                tries.queue_s if tries is not None and tries.queued_at else None, None, None,
+                head.field(b"user-agent"), head.field(b"x-forwarded-for"),
+                tries.why_not.value if tries is not None and tries.why_not is not None else None,
             )
         )  # fmt: skip
 
@@ -324,6 +332,8 @@ class Plane:
         # Most of what waits is with those that are blocked, which every tick looks at; this is all of it.
         self._check_budget(self.active)
         self.date_line = b"\r\nDate: " + formatdate(self._wall(), usegmt=True).encode()
+        for cluster in self.table.clusters.values():
+            cluster.budget.fold(now)
         for endpoint, pool in list(self._pools.items()):
             if pool.params.idle_timeout_s:
                 pool.close_idle(now - pool.params.idle_timeout_s)

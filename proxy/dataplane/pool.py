@@ -182,16 +182,16 @@ class Pool:
             raise
         except TlsError as error:
             row[E_CONNECT_FAILURES] += 1
-            exchange.on_connect_failed(UpstreamError(error.reason))
+            exchange.fail(UpstreamError(error.reason))
             return
         except OSError as error:
             _log.debug("endpoint %s: %s", self.endpoint.id, error)
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 # Not the endpoint's fault.
-                exchange.on_connect_failed(RoutingError(Reason.OUT_OF_DESCRIPTORS))
+                exchange.fail(RoutingError(Reason.OUT_OF_DESCRIPTORS))
                 return
             row[E_CONNECT_FAILURES] += 1
-            exchange.on_connect_failed(UpstreamError(Reason.CONNECT_FAILED))
+            exchange.fail(UpstreamError(Reason.CONNECT_FAILED))
             return
         exchange.on_connected(upstream)
 

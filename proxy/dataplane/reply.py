@@ -107,6 +107,12 @@ class Reply:
             self._pass_interim(head)
         return None
 
+    def restart(self) -> None:
+        """Another endpoint is asked: forget what this one has answered, which the client has not seen."""
+        self.rest = self._buffer = b""
+        self.first_byte_at = 0.0
+        self.has_continued = False
+
     def _pass_interim(self, head: ReplyHead) -> None:
         """Pass a 1xx on (RFC 9110 15.2), but never to HTTP/1.0."""
         self._interim += 1

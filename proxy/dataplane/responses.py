@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import orjson
 
 from proxy.dataplane.request_head import RequestHead
-from proxy.errors import Reason
+from proxy.errors import ExchangeError, Reason, RoutingError
 from proxy.policy.route import CompiledRoute
 from proxy.snapshot import RedirectSpec, RespondSpec
 
@@ -58,9 +58,19 @@ def render(
     return b"".join(parts)
 
 
-def refusal(reason: Reason, request_id: bytes, fields: Fields) -> tuple[bytes, Fields]:
+def refusal(error: ExchangeError, request_id: bytes) -> tuple[bytes, Fields]:
     """Body and fields that tell a client why: the reason's code and text as JSON, never internals."""
-    body = orjson.dumps(
+    fields: Fields = [(b"Content-Type", b"application/json")]
+    if isinstance(error, RoutingError):
+        if error.allow:
+            fields.append((b"Allow", error.allow))
+        if error.retry_after_s:
+            fields.append((b"Retry-After", b"%d" % error.retry_after_s))
+    return _explanation(error.reason, request_id), fields
+
+
+def _explanation(reason: Reason, request_id: bytes) -> bytes:
+    return orjson.dumps(
         {
             "error": reason.code,
             "message": reason.text,
@@ -68,16 +78,14 @@ def refusal(reason: Reason, request_id: bytes, fields: Fields) -> tuple[bytes, F
             "request_id": request_id.decode("latin-1"),
         }
     )
-    return body, [(b"Content-Type", b"application/json"), *fields]
 
 
 def render_refusal(reason: Reason, request_id: bytes, *, date_line: bytes, with_body: bool) -> bytes:
     """A whole response to bytes that are no request; the connection closes after it."""
-    body, fields = refusal(reason, request_id, [(b"X-Request-Id", request_id)])
     return render(
         reason.status,
-        body=body,
-        fields=fields,
+        body=_explanation(reason, request_id),
+        fields=[(b"Content-Type", b"application/json"), (b"X-Request-Id", request_id)],
         date_line=date_line,
         keep_alive=False,
         minor=1,

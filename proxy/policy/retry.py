@@ -170,12 +170,14 @@ class RetryBudget:
     requests/s that all fail: 100 of 500 in flight at most, and no more than (1000 + 30) in ten seconds.
     """
 
-    __slots__ = ("_params", "_requests", "_retries", "in_flight")
+    __slots__ = ("_fresh", "_params", "_requests", "_retries", "in_flight")
 
     def __init__(self, params: RetryParams) -> None:
         self._params = params
         self._requests = RollingCount(params.window_s)
         self._retries = RollingCount(params.window_s)
+        self._fresh = 0
+        """Requests that are not in the window yet."""
         self.in_flight = 0
         """Retries that were taken and not given back."""
 
@@ -188,9 +190,16 @@ class RetryBudget:
             self._requests, self._retries = RollingCount(params.window_s), RollingCount(params.window_s)
         self._params = params
 
-    def on_request(self, now: float) -> None:
+    def on_request(self) -> None:
         """A request began; its retries are not counted here."""
-        self._requests.add(1, now)
+        self._fresh += 1
+
+    def fold(self, now: float) -> None:
+        """Put the requests that began since the last call into the window; call it at least every second or so. They
+        are counted by themselves first, because a window takes a microsecond for each."""
+        if self._fresh:
+            self._requests.add(self._fresh, now)
+            self._fresh = 0
 
     def try_take(self, active: int, *, now: float) -> bool:
         """Begin a retry if there is room; `active` are the cluster's requests in flight, retries included.
@@ -201,6 +210,7 @@ class RetryBudget:
         share = params.budget_percent / 100.0
         if self.in_flight >= max(share * active, params.min_retries):
             return False
+        self.fold(now)
         allowed = share * self._requests.total_at(now) + params.min_retries * params.window_s
         if self._retries.total_at(now) >= allowed:
             return False

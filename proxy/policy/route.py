@@ -61,6 +61,8 @@ class CompiledRoute:
         "methods",
         "name",
         "only_cluster",
+        "priority",
+        "rate_limit",
         "request_edits",
         "respond_fields",
         "response_edits",
@@ -72,6 +74,8 @@ class CompiledRoute:
         """Position in the file, from 0."""
         self.match = spec.match
         self.action = spec.action
+        self.priority = spec.priority
+        self.rate_limit = spec.rate_limit
         self.methods = frozenset(method.encode() for method in spec.match.methods)
         """Empty = any."""
         self.fields = tuple((name.encode(), value.encode()) for name, value in spec.match.headers)

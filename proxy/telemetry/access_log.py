@@ -52,7 +52,7 @@ AccessRecord = tuple[
     str | None,  # route: its name
     str | None,  # cluster: its name
     str | None,  # endpoint: id of the last one tried
-    int,  # attempts: endpoints tried, ≥ 0
+    int,  # attempts: connections that the request was sent on, ≥ 0
     int,  # bytes_in: of the request's body, without its framing; of a refused head all that was read
     int,  # bytes_out: sent to the client, the answer's head included
     float | None,  # connect_s: seconds to get a connection; None = not reached
@@ -63,12 +63,14 @@ AccessRecord = tuple[
     int | None,  # data_bytes: size of that data; None = unknown
     bytes | None,  # user_agent, as received
     bytes | None,  # forwarded_for: X-Forwarded-For, as received
+    str
+    | None,  # not_retried: why a request that failed went to no other endpoint; None = it did, or has not failed
 ]
 
 FIELDS = (
     "time", "request_id", "client", "listener", "method", "host", "target", "protocol", "status",
     "reason", "outcome", "route", "cluster", "endpoint", "attempts", "bytes_in", "bytes_out", "connect_s",
-    "first_byte_s", "total_s", "queue_s", "data_key", "data_bytes", "user_agent", "forwarded_for",
+    "first_byte_s", "total_s", "queue_s", "data_key", "data_bytes", "user_agent", "forwarded_for", "not_retried",
 )  # fmt: skip
 """The keys of a line, in the order of `AccessRecord`."""
 
@@ -321,7 +323,7 @@ class _Formatter:
         (
             time, request_id, client, listener, method, host, target, protocol, status, reason, outcome,
             route, cluster, endpoint, attempts, bytes_in, bytes_out, connect_s, first_byte_s, total_s,
-            queue_s, data_key, data_bytes, user_agent, forwarded_for,
+            queue_s, data_key, data_bytes, user_agent, forwarded_for, not_retried,
         ) = record  # fmt: skip
         document = {
             "time": self._time(time),
@@ -349,6 +351,7 @@ class _Formatter:
             "data_bytes": data_bytes,
             "user_agent": _text(user_agent, text_bytes),
             "forwarded_for": _text(forwarded_for, text_bytes),
+            "not_retried": not_retried,
         }
         return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 

@@ -258,7 +258,7 @@ def test_the_ring_follows_the_members():
 def answer(one, now, waited_s, status=200):
     """One lease and its answer; who got it."""
     lease = one.acquire(NO_FACTS, now=now)
-    lease.on_answer(status, now=now + waited_s)
+    lease.on_answer(status, None, now=now + waited_s)
     lease.release(Outcome.OK, None, now=now + waited_s + 1.0)
     return lease.endpoint
 
@@ -305,10 +305,10 @@ def test_who_owes_nothing_yet_is_not_slow():
     assert not lease.endpoint.response.is_known
     lease = one.acquire(NO_FACTS, now=1.0)
     lease.owed_since = 0.0
-    lease.on_answer(200, now=9.0)  # early, to an upload
+    lease.on_answer(200, None, now=9.0)  # early, to an upload
     assert not lease.endpoint.response.is_known
     lease.owed_since = 9.5
-    lease.on_answer(200, now=9.6)
+    lease.on_answer(200, None, now=9.6)
     lease.release(Outcome.CLIENT_GONE, None, now=99.0)
     assert lease.endpoint.response.value_at(9.6) == pytest.approx(0.1)
 

@@ -172,6 +172,26 @@ def test_one_trial_at_a_time_over_all_workers(world):
     end(trial, 100.2)
 
 
+def test_a_trial_that_is_answered_has_passed(world):
+    """What follows the answer, a tunnel perhaps, may take hours: it holds up nobody, and is not told twice."""
+    fleet = Fleet(0, world)
+    cluster = fleet.apply(three("round_robin"))
+    world.say(1, circuit=OPEN)
+    trial = cluster.acquire(NO_FACTS, now=100.0)
+    assert trial.is_trial and trial.is_watched
+    trial.on_answer(101, None, now=100.1)
+    told = [{"result": 1, "circuit": 1, "kind": ""}]
+    assert world.reported == told and not trial.is_trial
+    world.say(1, circuit=HALF_OPEN)
+    second = cluster.acquire(NO_FACTS, now=100.2)
+    assert second.is_trial
+    second.on_answer(500, FailureKind.STATUS, now=100.3)
+    assert second.is_trial
+    end(trial, 100.4)
+    assert world.reported == told
+    end(second, 100.5)
+
+
 def test_after_a_failed_trial_control_decides(world):
     """Nobody tries again before its word changes, or it has been silent."""
     fleets = [Fleet(worker, world) for worker in range(2)]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from proxy.dataplane.responses import fixed_answer, phrase_of, refusal, render
-from proxy.errors import Reason
+from proxy.errors import ExchangeError, Reason, RoutingError
 from proxy.snapshot import RespondSpec
 
 DATE = b"\r\nDate: now"
@@ -57,13 +57,20 @@ def test_render(options, raw):
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason.status != 499])
 def test_refusal(reason):
     """A short JSON body that names the reason, and a phrase for each status."""
-    body, fields = refusal(reason, b"id-1", [(b"Allow", b"GET")])
+    body, fields = refusal(ExchangeError(reason), b"id-1")
     assert json.loads(body) == {
         "error": reason.name.lower(), "message": reason.text, "status": reason.status, "request_id": "id-1",
     }  # fmt: skip
-    assert fields == [(b"Content-Type", b"application/json"), (b"Allow", b"GET")]
+    assert fields == [(b"Content-Type", b"application/json")]
     assert len(body) < 256
     assert phrase_of(reason.status)
+
+
+def test_what_a_refusal_adds():
+    _, fields = refusal(RoutingError(Reason.METHOD_NOT_ALLOWED, b"GET, HEAD"), b"id")
+    assert fields[1:] == [(b"Allow", b"GET, HEAD")]
+    _, fields = refusal(RoutingError(Reason.OVERLOADED, retry_after_s=7), b"id")
+    assert fields[1:] == [(b"Retry-After", b"7")]
 
 
 def test_fixed_answer():

@@ -40,13 +40,16 @@ def hasty(
         {
             "listeners": [settings.listener()],
             "clusters": [
-                settings.cluster("origin", shared_origin.address, timeouts=brief, pool={"max_idle": 0}),
+                settings.cluster(
+                    "origin", shared_origin.address, timeouts=brief, pool={"max_idle": 0}, **settings.STUBBORN
+                ),
                 # What a fresh connection takes is known.
                 settings.cluster(
                     "narrow",
                     narrow_origin.address,
                     timeouts={"response": "400ms", "idle": "30s"},
                     pool={"max_idle": 0},
+                    **settings.STUBBORN,
                 ),
                 settings.cluster("patient", shared_origin.address),
             ],

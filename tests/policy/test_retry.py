@@ -106,7 +106,8 @@ def test_never_the_endpoint_that_failed():
 def budget(requests, **params):
     made = RetryBudget(RetryParams(**params))
     for _ in range(requests):
-        made.on_request(0)
+        made.on_request()
+    made.fold(0)
     return made
 
 

@@ -36,7 +36,8 @@ def test_the_budget_holds_over_every_window(steps):
     for what, pause in steps:
         now += pause
         if what == "request":
-            budget.on_request(now)
+            budget.on_request()
+            budget.fold(now)
             requests_at.append(now)
         elif what == "end" and budget.in_flight:
             budget.give_back()

@@ -187,7 +187,8 @@ class Fleet:
         now = self.time.now
         request = Request(now)
         self.active += 1
-        self.budget.on_request(now)
+        self.budget.on_request()
+        self.budget.fold(now)
         if not len(self.queue) and self._send(request):
             return
         permits = sum(endpoint.limit for endpoint in self._usable()) or len(self._trials(request))

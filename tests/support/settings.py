@@ -7,6 +7,9 @@ from support.daemon import free_port
 
 Config = dict[str, Any]
 
+STUBBORN: Config = {"circuit_breaker": {"failure_threshold": 0}}
+"""For clusters whose endpoints fail as tests want it: what one test does must not shut them off for the next."""
+
 
 def listener(name: str = "plain", **more: Any) -> Config:
     """A TCP listener on a free port of 127.0.0.1."""
@@ -50,6 +53,8 @@ def shared(addresses: dict[str, str], folder: Path) -> Config:
         cluster("alone", origin),
         cluster("unpooled", origin, pool={"max_idle": 0}),
     ]
+    for one in clusters:
+        one |= STUBBORN
     return {
         "listeners": [
             listener(),

@@ -4,10 +4,12 @@ It accepts only what RFC 9112 lets a sender generate: CRLF, token names, one fra
 extensions. What the proxy emits must pass it, so every exchange of every test checks the form of the proxy's
 messages as well."""
 
+import json
 import re
 import socket
 import ssl
 from dataclasses import dataclass, field
+from typing import Any
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)")
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/1\.([01])")
@@ -67,6 +69,11 @@ class Reply:
     interim: list["Reply"] = field(default_factory=list)
     """The 1xx responses before it."""
     head: bytes = b""
+
+    def document(self) -> dict[str, Any]:
+        """The body, which is a JSON object."""
+        found: dict[str, Any] = json.loads(self.body)
+        return found
 
 
 class Stream:

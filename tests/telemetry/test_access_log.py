@@ -43,6 +43,7 @@ GOOD = {
     "data_bytes": None,
     "user_agent": b"curl/8",
     "forwarded_for": None,
+    "not_retried": None,
 }
 
 

@@ -1,0 +1,195 @@
+"""What a request goes through that the first endpoint did not answer: the queue, failures, pauses, other endpoints.
+
+Most requests need none of it, so it is made when it is needed. It knows its exchange and is known by it; `end` breaks
+that cycle, so that neither has to wait for the garbage collector.
+"""
+
+import asyncio
+from math import inf
+from typing import TYPE_CHECKING
+
+from proxy.cluster import Cluster
+from proxy.endpoint import Lease
+from proxy.errors import ExchangeError, Reason, RoutingError
+from proxy.model import Outcome, RequestFacts
+from proxy.policy.admission import Ticket, urgency_of
+from proxy.policy.failures import FailureKind, kind_of_reason
+from proxy.policy.retry import FailedTry, NoRetry, RetriedRequest, RetryBudget, backoff_s, why_not
+from proxy.scoreboard import E_RETRIES, K_RETRIES, K_RETRIES_OVER_BUDGET, K_RETRYING
+from proxy.waiting import Waiter
+
+if TYPE_CHECKING:
+    from proxy.dataplane.delivery import Delivery
+    from proxy.dataplane.exchange import Exchange
+    from proxy.dataplane.reply_head import ReplyHead
+
+
+class Tries:
+    """The search for an endpoint for one exchange; a waiter in its cluster's queue."""
+
+    __slots__ = (
+        "_cluster", "_delivery", "_exchange", "_pause", "_plane", "_ticket", "_token", "count", "facts", "failed",
+        "may_try", "queue_s", "queued_at", "why_not",
+    )  # fmt: skip
+
+    def __init__(self, exchange: "Exchange", cluster: Cluster, delivery: "Delivery") -> None:
+        self._exchange: Exchange | None = exchange
+        self._cluster = cluster
+        self._delivery = delivery
+        self._plane = exchange.plane
+        self.facts: RequestFacts = delivery.facts
+        """What an endpoint is chosen by."""
+        self.may_try = exchange.can_repeat
+        """Whether it may go to an endpoint that is on trial: if that fails, it can be repeated."""
+        self.count = 1
+        """Endpoints that were asked, or are about to be."""
+        self.failed: list[str] = []
+        """Ids of those that failed it."""
+        self._pause: asyncio.TimerHandle | None = None
+        """Before the next try."""
+        self._ticket: Ticket[Waiter] | None = None
+        """The place in the cluster's queue."""
+        self.queued_at = 0.0
+        """When it last began to wait there; 0 = it has not."""
+        self.queue_s = 0.0
+        """Seconds that it waited there."""
+        self._token: RetryBudget | None = None
+        """The budget that the present try was taken from."""
+        self.why_not: NoRetry | None = None
+        """Why there was no further try; `None` = it needed none."""
+
+    def __repr__(self) -> str:
+        return f"Tries({self.count}, failed={self.failed}, {self._ticket!r})"
+
+    # ------------------------------------------------------------------ the queue
+
+    def enqueue(self, now: float) -> None:
+        """Wait until an endpoint of the cluster is free. Raises `RoutingError` when the queue does not let it."""
+        exchange = self._exchange
+        assert exchange is not None and exchange.route is not None
+        route = exchange.route
+        urgency = route.priority.urgency
+        if route.priority.from_client and (field := exchange.head.field(b"priority")) is not None:
+            urgency = urgency_of(field, urgency)
+        deadline = exchange.downstream.total_deadline or inf
+        self._ticket = self._cluster.enqueue(self, urgency, deadline, now=now)
+        self.queued_at = now
+        exchange.wait()
+
+    def on_admitted(self, lease: Lease) -> None:
+        """An endpoint became free."""
+        now = self._plane.monotonic()
+        self._leave_queue(now)
+        assert self._exchange is not None
+        self._exchange.deliver(lease, now)
+
+    def on_refused(self, error: RoutingError) -> None:
+        """The queue gives the request up."""
+        self._leave_queue(self._plane.monotonic())
+        assert self._exchange is not None
+        self._exchange.fail(error)
+
+    def _leave_queue(self, now: float) -> None:
+        self._ticket = None
+        self.queue_s += now - self.queued_at
+
+    # ------------------------------------------------------------------ another try
+
+    def try_again(self, kind: FailureKind, status: int = 0, *, keeps: bool = False, now: float) -> bool:
+        """Ask another endpoint after a pause, if that is allowed and there is one, because of `kind`, or of an answer
+        with `status` (0 = there was none). `keeps` = the failed one's connection can be used again."""
+        self._give_back()
+        cluster, exchange = self._cluster, self._exchange
+        assert exchange is not None
+        self.why_not = why = self._why_not(exchange, kind, status, now)
+        if why is not None:
+            if why is NoRetry.BUDGET:
+                cluster.row[K_RETRIES_OVER_BUDGET] += 1
+            return False
+        cluster.row[K_RETRIES] += 1
+        assert self._delivery.endpoint is not None
+        self._delivery.endpoint.row[E_RETRIES] += 1
+        cluster.row[K_RETRYING] += 1
+        self._token = cluster.budget
+        pause_s = backoff_s(cluster.spec.retry, self.count, self._plane.rng)
+        self.count += 1
+        if keeps:
+            self._delivery.give_back(now)
+        self._delivery.end_try(Outcome.UPSTREAM_FAILED, kind, now=now)
+        self._pause = self._plane.loop.call_later(pause_s, self._on_pause_end)
+        exchange.reply.restart()
+        exchange.wait()
+        return True
+
+    def _why_not(self, exchange: "Exchange", kind: FailureKind, status: int, now: float) -> NoRetry | None:
+        delivery, cluster = self._delivery, self._cluster
+        assert delivery.endpoint is not None
+        head, deadline = exchange.head, exchange.downstream.total_deadline
+        has_key = head.field(b"idempotency-key") is not None
+        why = why_not(
+            cluster.spec.retry,
+            RetriedRequest(head.method, has_key, delivery.is_kept),
+            FailedTry(kind, status, is_sent=delivery.connections > 0),
+            tries=self.count,
+            remaining_s=deadline - now if deadline else inf,
+        )
+        if why is None:
+            self.failed.append(delivery.endpoint.id)
+            if not cluster.is_hopeful(self.failed):
+                why = NoRetry.NO_OTHER_ENDPOINT
+            elif not cluster.budget.try_take(cluster.active, now=now):
+                why = NoRetry.BUDGET
+        return why
+
+    def _on_pause_end(self) -> None:
+        self._pause = None
+        exchange = self._exchange
+        assert exchange is not None
+        try:
+            exchange.find_endpoint(self._plane.monotonic())
+        except ExchangeError as error:
+            exchange.fail(error)
+
+    def _give_back(self) -> None:
+        if self._token is not None:
+            self._cluster.row[K_RETRYING] -= 1
+            self._token.give_back()
+            self._token = None
+
+    # ------------------------------------------------------------------ the end
+
+    def end(self, now: float) -> None:
+        """The exchange is over, whatever became of it."""
+        self._give_back()
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        if self._ticket is not None:
+            self._cluster.leave(self._ticket, now=now)
+            self._leave_queue(now)
+        self._exchange = None
+
+
+def tries_of(exchange: "Exchange") -> Tries:
+    """The search for an endpoint for `exchange`, which begins if there is none yet."""
+    delivery, cluster = exchange.delivery, exchange.cluster
+    assert delivery is not None and cluster is not None
+    if delivery.tries is None:
+        delivery.tries = Tries(exchange, cluster, delivery)
+    return delivery.tries
+
+
+def is_failure_retried(exchange: "Exchange", reason: Reason) -> bool:
+    """Whether the request goes to another endpoint because this one failed it."""
+    kind = kind_of_reason(reason)
+    return kind is not None and tries_of(exchange).try_again(kind, now=exchange.plane.monotonic())
+
+
+def is_answer_retried(exchange: "Exchange", head: "ReplyHead", kind: FailureKind | None, now: float) -> bool:
+    """Whether the request goes to another endpoint because of this answer, which the client then does not get."""
+    cluster = exchange.cluster
+    assert cluster is not None
+    if head.status not in cluster.spec.retry.on.statuses:
+        return False
+    is_all_here = head.length == len(exchange.reply.rest) and head.keep_alive and not exchange.is_receiving
+    return tries_of(exchange).try_again(kind or FailureKind.STATUS, head.status, keeps=is_all_here, now=now)
