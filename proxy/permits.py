@@ -11,6 +11,7 @@ A descriptor that was inherited or sent shares the locks of its origin, so each 
 /proc/self/fd. The kernel keeps the locks of a file in a list, in which neighbours of one owner are one entry, and
 looks through it with every call: 800 entries make a lock and its release 10 µs. That is why there are several files,
 and why a worker takes the lowest of the bytes that it had before, and begins its search at a place of its own.
+
 Standard library only: the parent imports this.
 """
 
