@@ -169,6 +169,8 @@ class Supervisor:
         self.assignment: Assignment | None = None
         self._is_resumed = False
         """Workers from before a re-exec serve, so a control that fails at its start is tried again."""
+        self._is_taking_over = False
+        """Those workers are still there."""
         self._kept: dict[str, int] = {}
         """Descriptors of what was published last: `snapshot`, for the workers and the next control, and `last-good`,
         the configuration it was made from."""
@@ -197,7 +199,7 @@ class Supervisor:
     def resume(self, old: Handover) -> None:
         """Go on after a re-exec: the workers and control of the program before give way to new ones. The new workers
         start at once, with what is served already; control begins where the one before ended."""
-        self._is_resumed = True
+        self._is_resumed = self._is_taking_over = True
         for worker in old.workers:
             self.workforce.restore(worker, has_row=self.board.fd == old.board)
         if old.is_ready:
@@ -409,6 +411,12 @@ class Supervisor:
             row[P_STATE] = STATE_RUNNING
             self.notifier.tell("READY=1")
             _log.info("ready: %d workers", assignment.workers)
+
+        if self._is_taking_over and self.workforce.is_ready(assignment) and not self.workforce.has_old:
+            self._is_taking_over = False
+            _log.info(
+                "the daemon is replaced: %d workers serve, those of before are gone", assignment.workers
+            )
 
     # ------------------------------------------------------------------ re-exec
 

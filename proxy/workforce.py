@@ -48,6 +48,9 @@ _log = logging.getLogger(__name__)
 
 # Seconds beyond the drain timeout until a worker that should have ended is killed.
 RETIRE_SLACK_S = 5.0
+# Seconds until a worker that does not serve what it was sent is sent it again: its message came without descriptors,
+# because it had no room for them, or it failed to apply it.
+RESEND_S = 5.0
 # Seconds that a worker has to cut what is left when it is told to stop at once.
 FORCE_S = 2.0
 
@@ -85,6 +88,7 @@ class WorkerSlot:
         """The worker writes to this scoreboard."""
         self.sent = 0
         """Generation that the worker was sent."""
+        self.sent_at = 0.0
         self.start_at = 0.0
         self.kill_at = 0.0
         self.started_at = 0.0
@@ -136,8 +140,12 @@ class WorkerSlot:
             self.on_exit(1, now)
         self.row[S_PID] = self.pid
 
-    def deliver(self, assignment: Assignment) -> None:
-        """Send the worker what it is to serve; a full mailbox gets it at the next step."""
+    def deliver(self, assignment: Assignment, now: float) -> None:
+        """Send the worker what it is to serve, unless it was, or serves it not after `RESEND_S`; a full mailbox gets it
+        at the next step."""
+        is_lost = not self.is_ready and now >= self.sent_at + RESEND_S
+        if self.sent >= assignment.generation and not is_lost:
+            return
         body = {
             "serve": assignment.generation,
             "listeners": assignment.listeners,
@@ -145,6 +153,7 @@ class WorkerSlot:
         }
         if self.mailbox[1].send(body, (assignment.snapshot_fd, *assignment.socket_fds)):
             self.sent = assignment.generation
+            self.sent_at = now
 
     def retire(self, now: float, drain_timeout_s: float) -> None:
         """Have the worker finish what it has, and end."""
@@ -238,6 +247,11 @@ class Workforce:
         ready = [slot for slot in self._current() if slot.is_ready and slot.sent >= assignment.generation]
         return len(ready) >= assignment.workers
 
+    @property
+    def has_old(self) -> bool:
+        """Workers from before a re-exec are left."""
+        return any(slot.pid and slot.is_old for slot in self.slots)
+
     def restore(self, old: OldWorker, *, has_row: bool) -> None:
         """Take over a worker that was started before a re-exec; with `has_row` it writes to this scoreboard. One that
         is no child any more has ended."""
@@ -271,9 +285,8 @@ class Workforce:
         for slot in self.slots:
             if slot.state == SLOT_WAITING and now >= slot.start_at:
                 slot.start(now)
-            is_served = slot.state == SLOT_SERVING and slot.pid and not slot.is_old
-            if is_served and slot.sent < assignment.generation:
-                slot.deliver(assignment)
+            if slot.state == SLOT_SERVING and slot.pid and not slot.is_old:
+                slot.deliver(assignment, now)
         if self.is_ready(assignment):
             for slot in self.slots:
                 if slot.is_old and slot.state == SLOT_SERVING:

@@ -76,6 +76,8 @@ def reexec(daemon: Daemon) -> None:
     wait_for(lambda: _is_all_new(daemon, old), "the new program")
     wait_for(lambda: is_whole(daemon) and are_gone(list(old.values())), "the old workers to end")
     assert daemon.status()["reexecs_total"] == before["reexecs_total"] + 1
+    count = before["reexecs_total"] + 1
+    wait_for(lambda: daemon.stderr().count("the daemon is replaced") == count, "word of it")
 
 
 def test_replaced_under_traffic(start_daemon: StartDaemon, origin: Origin) -> None:
@@ -118,7 +120,7 @@ def test_replaced_while_control_cannot_start(
     wait_for(lambda: are_gone(old), "the old workers to leave")
     with Client(daemon.address()) as client:
         client.assert_open("/")
-    assert daemon.stderr().count("control ended with 8") > 0
+    wait_for(lambda: "control ended with 8" in daemon.stderr(), "the new control's end")
     faults.switch(CONTROL_CRASHES, False)
     wait_for(lambda: _is_all_new(daemon, dict(enumerate(old))) and is_whole(daemon), "control")
     daemon.stop()

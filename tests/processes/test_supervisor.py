@@ -38,7 +38,7 @@ from proxy.scoreboard import (
 )
 from proxy.supervisor import ControlProcess, Supervisor
 from proxy.systemd import Notifier
-from proxy.workforce import RETIRE_SLACK_S, Assignment, PostOffice, Workforce
+from proxy.workforce import RESEND_S, RETIRE_SLACK_S, Assignment, PostOffice, Workforce
 
 WORKERS = 2
 
@@ -109,9 +109,9 @@ class World:
         self.step()
         channel.close()
 
-    def beat(self, worker):
+    def beat(self, worker, generation=1):
         row = self.board.worker_row(worker)
-        row[W_HEARTBEAT_MS], row[W_GENERATION] = int(self.now * 1000), 1
+        row[W_HEARTBEAT_MS], row[W_GENERATION] = int(self.now * 1000), generation
 
     def kill(self, pid):
         """End a child, and have the supervisor notice."""
@@ -525,6 +525,33 @@ def test_a_full_mailbox_is_tried_again(world):
     world.workforce.step(assignment, world.now)
     assert slot.sent == 2
     os.close(fd)
+
+
+def test_what_a_worker_does_not_come_to_serve_is_sent_again(world):
+    """Its descriptors found no room, or it failed: from time to time, and no more once it serves."""
+    world.serve()
+    slot = world.workforce.slots[0]
+
+    def received():
+        found = []
+        while (message := slot.mailbox[0].receive()) is not None:
+            message.close()
+            found.append(message.body["serve"])
+        return found
+
+    assert received() == [1]
+    channel = world.control_end()
+    world.publish(channel, 2)
+    world.hear()
+    for _ in range(21):
+        world.beat(0, generation=1)
+        world.beat(1, generation=2)
+        world.step(RESEND_S / 10)
+    assert received() == [2, 2, 2]
+    world.beat(0, generation=2)
+    world.step(2 * RESEND_S)
+    assert received() == []
+    channel.close()
 
 
 def test_what_a_dead_worker_did_not_read_is_closed(world):
