@@ -11,7 +11,7 @@ ALPN agrees on is HTTP/1.1, the only one spoken here.
 
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from proxy.snapshot import CertificateSpec, ClusterTlsSpec, ListenerTlsSpec
@@ -23,16 +23,19 @@ _CLIENT_AUTH = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required"
 _PROTOCOLS = ["http/1.1"]
 
 
-def server_context(spec: ListenerTlsSpec) -> ssl.SSLContext:
+def server_context(spec: ListenerTlsSpec, others: Sequence[ssl.SSLContext] | None = None) -> ssl.SSLContext:
     """The context of a listener, which answers with the certificate for the name that a client asks for.
 
-    Raises `ssl.SSLError` or `ValueError` for material that cannot be used.
+    `others` are `certificate_context` of all certificates but the first, if they are there already. Raises
+    `ssl.SSLError` or `ValueError` for material that cannot be used.
     """
-    contexts = [_server_context(spec, certificate) for certificate in spec.certificates]
-    first = contexts[0]
-    if len(contexts) > 1:
+    if others is None:
+        others = [certificate_context(spec, certificate) for certificate in spec.certificates[1:]]
+    # Of this listener alone, because of what chooses.
+    first = certificate_context(spec, spec.certificates[0])
+    if others:
         by_name: dict[str, ssl.SSLContext] = {}
-        for certificate, context in zip(spec.certificates, contexts, strict=True):
+        for certificate, context in zip(spec.certificates, (first, *others), strict=True):
             for name in certificate.names:
                 by_name.setdefault(name, context)
 
@@ -54,7 +57,8 @@ def certificate_for(by_name: dict[str, ssl.SSLContext], name: str, default: ssl.
     return default if found is None else found
 
 
-def _server_context(spec: ListenerTlsSpec, certificate: CertificateSpec) -> ssl.SSLContext:
+def certificate_context(spec: ListenerTlsSpec, certificate: CertificateSpec) -> ssl.SSLContext:
+    """The context for one certificate of a listener. Raises `ssl.SSLError` or `ValueError`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _harden(context, spec.min_version, spec.ciphers)
     _load_certificate(context, certificate)

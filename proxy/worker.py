@@ -28,20 +28,24 @@ from proxy.cluster import build_clusters
 from proxy.dataplane.gate import AcceptGate
 from proxy.dataplane.listener import ConnectionCap, Listener
 from proxy.dataplane.plane import Plane
+from proxy.dataplane.tls import TlsContexts
 from proxy.mailbox import Channel, Message, Posts, posts_from, unsealed
 from proxy.permits import WorkerLocks
 from proxy.policy.rate_limit import RateTable
-from proxy.scoreboard import W_ACCEPTING, W_GENERATION, Scoreboard
+from proxy.scoreboard import W_ACCEPTING, W_GENERATION, W_HEARTBEAT_MS, Scoreboard
 from proxy.snapshot import Snapshot
 from proxy.snapshot_codec import OtherVersion, decode_snapshot
 from proxy.surroundings import Surroundings
 from proxy.table import Table
+from proxy.tasks import spawn
 from proxy.telemetry.access_log import AccessLog
 
 _log = logging.getLogger("homeport")
 
 # Seconds between two looks whether a drain is over.
 _DRAIN_LOOK_S = 0.05
+# Seconds that preparing a snapshot may keep requests waiting at a time.
+_PIECE_S = 0.005
 # Seconds that the access log is given for its last lines.
 _LOG_CLOSE_S = 2.0
 
@@ -79,6 +83,7 @@ class Worker:
             later=loop.call_later,
         )
         self._plane: Plane | None = None
+        self._tls = TlsContexts()
         self._cap = ConnectionCap()
         self._gate = AcceptGate(scoreboard, number, clock.monotonic)
         self._clients: Counter[str] = Counter()
@@ -87,25 +92,47 @@ class Worker:
     def __repr__(self) -> str:
         return f"Worker({self._number}, {self._plane!r})"
 
+    async def prepare(self, snapshot: Snapshot) -> None:
+        """Make what takes long for `apply`, in pieces: requests are served in between, and the parent sees that the
+        worker lives. Raises `ssl.SSLError` or `ValueError` for TLS material that cannot be used."""
+        until = self._clock.monotonic() + _PIECE_S
+        for _ in self._tls.prepare(snapshot):
+            now = self._clock.monotonic()
+            if now >= until:
+                if self._plane is None:
+                    self._row[W_HEARTBEAT_MS] = int(now * 1000)
+                await self._clock.sleep(0)
+                until = self._clock.monotonic() + _PIECE_S
+
     def apply(self, snapshot: Snapshot, sockets: Mapping[str, socket.socket], workers: int = 1) -> None:
-        """Serve from `snapshot` from the next request on.
+        """Serve from `snapshot` from the next request on. Whatever it raises, the last one is served on then.
 
         `sockets` are the listening ones by listener name, and belong to the worker from now on; `workers` is how many
         processes share them.
         """
+        try:
+            plane = self._adopt(snapshot)
+        except BaseException:
+            for sock in sockets.values():
+                sock.close()
+            raise
+        self._gate.workers = workers
+        if not plane.is_draining:
+            self._update_listeners(plane, snapshot, sockets)
+        self._row[W_GENERATION] = snapshot.generation
+
+    def _adopt(self, snapshot: Snapshot) -> Plane:
+        """Have the plane serve from `snapshot`; what is likeliest to fail comes first."""
+        self._tls.apply(snapshot)
         plane = self._plane
         clusters = build_clusters(
             snapshot, plane.table.clusters if plane is not None else {}, self._surroundings
         )
         table = Table(snapshot, clusters)
         if plane is None:
-            plane = self._start_plane(table)
-        else:
-            plane.apply(table)
-        self._gate.workers = workers
-        if not plane.is_draining:
-            self._update_listeners(plane, snapshot, sockets)
-        self._row[W_GENERATION] = snapshot.generation
+            return self._start_plane(table)
+        plane.apply(table)
+        return plane
 
     def _start_plane(self, table: Table) -> Plane:
         plane = self._plane = Plane(
@@ -116,6 +143,7 @@ class Worker:
             rates=RateTable(self._surroundings.scoreboard.rates),
             table=table,
             access_log=AccessLog(table.snapshot.access_log.sink),
+            tls=self._tls,
         )
         plane.start()
         return plane
@@ -192,6 +220,9 @@ class _Process:
         self._stopping = asyncio.Event()
         self._forced = asyncio.Event()
         self._generation = 0
+        self._coming: asyncio.Task[None] | None = None
+        """Prepares the next snapshot."""
+        self._coming_generation = 0
 
     async def run(self) -> int:
         """Serve until told to stop. Returns the exit code."""
@@ -203,6 +234,7 @@ class _Process:
         loop.add_reader(self._mailbox.fileno(), self._on_mail)
         await self._stopping.wait()
         loop.remove_reader(self._mailbox.fileno())
+        self._drop_coming()
         try:
             return await self._drain()
         finally:
@@ -231,8 +263,8 @@ class _Process:
 
     def _on_snapshot(self, message: Message) -> None:
         generation = message.body["serve"]
-        if generation <= self._generation:
-            message.close()  # meant for a predecessor in this slot
+        if generation <= max(self._generation, self._coming_generation):
+            message.close()  # meant for a predecessor in this slot, or sent again while it is prepared
             return
         names = message.body["listeners"]
         if len(message.fds) != 1 + len(names):
@@ -248,14 +280,44 @@ class _Process:
             return
         os.close(snapshot_fd)
         sockets = {name: socket.socket(fileno=fd) for name, fd in zip(names, socket_fds, strict=True)}
-        self._worker.apply(snapshot, sockets, message.body["workers"])
+        self._drop_coming()
+        self._coming = spawn(self._adopt(snapshot, sockets, message.body["workers"]), name="adopt snapshot")
+        self._coming_generation = generation
+
+    def _drop_coming(self) -> None:
+        """Have what is prepared superseded by what comes now."""
+        if self._coming is not None:
+            self._coming.cancel()
+            self._coming = None
+            self._coming_generation = 0
+
+    async def _adopt(self, snapshot: Snapshot, sockets: Mapping[str, socket.socket], workers: int) -> None:
+        """Serve from `snapshot` if that can be; the parent sends it again if not."""
+        try:
+            await self._worker.prepare(snapshot)
+        except BaseException as error:
+            for sock in sockets.values():
+                sock.close()
+            if not isinstance(error, Exception):
+                raise  # superseded
+            self._tell_failure(snapshot)
+            return
+        try:
+            self._worker.apply(snapshot, sockets, workers)
+        except Exception:
+            self._tell_failure(snapshot)
+            return
         if not self._generation:
             # What exists now lives as long as the process: the collector need not look at it again. Exchanges leave no
             # cycles behind, so it may also look less often; with 10 000 connections each full look takes milliseconds.
             gc.freeze()
             gc.set_threshold(20_000, 20, 50)
             _log.info("serving, process %d", os.getpid())
-        self._generation = generation
+        self._generation = snapshot.generation
+
+    def _tell_failure(self, snapshot: Snapshot) -> None:
+        self._coming_generation = 0
+        _log.exception("generation %d cannot be served, the last one is served on", snapshot.generation)
 
     async def _drain(self) -> int:
         """Let exchanges finish, unless a signal forces the end."""

@@ -70,6 +70,7 @@ class Plane:
         rates: RateTable,
         table: Table,
         access_log: AccessLog,
+        tls: TlsContexts,
     ) -> None:
         self.loop = loop
         self.outbox = Outbox(loop)
@@ -80,7 +81,7 @@ class Plane:
         self.rates = rates
         self.table = table
         """What to serve from. Read once per request; replaced as a whole."""
-        self.tls = TlsContexts()
+        self.tls = tls
         self.tls.apply(table.snapshot)
         self.access_log = access_log
         self.active: dict[Downstream, None] = {}

@@ -20,12 +20,13 @@ import asyncio
 import logging
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from enum import Enum
 from typing import Any, cast
 
 from proxy.snapshot import ClusterTlsSpec, ListenerTlsSpec, Snapshot
-from proxy.tls import client_context, server_context
+from proxy.tls import certificate_context, client_context, server_context
 
 _log = logging.getLogger(__name__)
 
@@ -328,21 +329,50 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 class TlsContexts:
     """The contexts of a worker, made once for each content and kept while a snapshot has it."""
 
-    __slots__ = ("_clients", "_servers")
+    __slots__ = ("_certificates", "_clients", "_servers")
 
     def __init__(self) -> None:
         self._servers: dict[ListenerTlsSpec, ssl.SSLContext] = {}
         self._clients: dict[ClusterTlsSpec, ssl.SSLContext] = {}
+        self._certificates: dict[ListenerTlsSpec, ssl.SSLContext] = {}
+        """For one certificate each, so that a new one among many does not have all of them made anew."""
 
     def __repr__(self) -> str:
         return f"TlsContexts({len(self._servers)} for listeners, {len(self._clients)} for clusters)"
 
+    def prepare(self, snapshot: Snapshot) -> Iterator[None]:
+        """Make what `snapshot` needs and is not there, one context with each step: it takes about a millisecond, with
+        a list of every public authority 30. Raises `ssl.SSLError` or `ValueError` for what cannot be used."""
+        for listener in snapshot.listeners:
+            if listener.tls is not None and listener.tls not in self._servers:
+                yield from self._prepare_server(listener.tls)
+        for cluster in snapshot.clusters:
+            if cluster.tls is not None and cluster.tls not in self._clients:
+                self._clients[cluster.tls] = client_context(cluster.tls)
+                yield
+
+    def _prepare_server(self, spec: ListenerTlsSpec) -> Iterator[None]:
+        others = []
+        for alone in _others(spec):
+            context = self._certificates.get(alone)
+            if context is None:
+                context = self._certificates[alone] = certificate_context(alone, alone.certificates[0])
+                yield
+            others.append(context)
+        self._servers[spec] = server_context(spec, others)
+        yield
+
     def apply(self, snapshot: Snapshot) -> None:
-        """Make what `snapshot` needs and is not there, then forget what it does not need. A context takes about a
-        millisecond, with a list of every public authority 30."""
-        servers = {each.tls: self.server(each.tls) for each in snapshot.listeners if each.tls is not None}
-        clients = {each.tls: self.client(each.tls) for each in snapshot.clusters if each.tls is not None}
-        self._servers, self._clients = servers, clients
+        """Make what `snapshot` needs and is not there, then forget what it does not need. Raises as `prepare`, and then
+        what was there still is."""
+        for _ in self.prepare(snapshot):
+            pass
+        servers = {each.tls for each in snapshot.listeners if each.tls is not None}
+        clients = {each.tls for each in snapshot.clusters if each.tls is not None}
+        certificates = {alone for spec in servers for alone in _others(spec)}
+        self._servers = {spec: self._servers[spec] for spec in servers}
+        self._clients = {spec: self._clients[spec] for spec in clients}
+        self._certificates = {alone: self._certificates[alone] for alone in certificates}
 
     def server(self, spec: ListenerTlsSpec) -> ssl.SSLContext:
         """The context of a listener."""
@@ -357,3 +387,8 @@ class TlsContexts:
         if context is None:
             context = self._clients[spec] = client_context(spec)
         return context
+
+
+def _others(spec: ListenerTlsSpec) -> list[ListenerTlsSpec]:
+    """`spec` with each of its certificates but the first alone."""
+    return [replace(spec, certificates=(certificate,)) for certificate in spec.certificates[1:]]

@@ -9,6 +9,7 @@ import pytest
 from support.certificates import Authority
 
 from proxy.config.certificates import read_certificate
+from proxy.dataplane import tls
 from proxy.dataplane.tls import TlsContexts
 from proxy.model import TcpAddress
 from proxy.snapshot import ClusterSpec, ClusterTlsSpec, ListenerSpec, ListenerTlsSpec, Snapshot
@@ -38,6 +39,30 @@ def test_equal_material_has_one_context():
     contexts.apply(snapshot(same, replace(CLUSTER)))
     assert contexts.server(same) is server and contexts.client(CLUSTER) is client
     assert repr(contexts) == "TlsContexts(1 for listeners, 1 for clusters)"
+
+
+def test_one_certificate_of_many_is_made_anew_alone(monkeypatch):
+    """A step each, so that whoever takes the steps can do something else in between."""
+    made = []
+    original = tls.certificate_context
+    monkeypatch.setattr(tls, "certificate_context", lambda *of: made.append(of[1]) or original(*of))
+    contexts = TlsContexts()
+    many = tuple(replace(TWO, names=(f"{number}.example",)) for number in range(50))
+    listener = replace(LISTENER, certificates=(ONE, *many))
+    steps = contexts.prepare(snapshot(listener, CLUSTER))
+    for number in range(50):
+        next(steps)
+        assert len(made) <= number + 1
+    assert len(list(steps)) == 2, "the listener's own, and the cluster's"
+    contexts.apply(snapshot(listener, CLUSTER))
+    other = replace(
+        listener, certificates=(ONE, *many[:20], replace(TWO, names=("new.example",)), *many[21:])
+    )
+    made.clear()
+    assert len(list(contexts.prepare(snapshot(other, CLUSTER)))) == 2
+    contexts.apply(snapshot(other, CLUSTER))
+    assert [each.names for each in made] == [("new.example",)]
+    assert list(contexts.prepare(snapshot(other, CLUSTER))) == []
 
 
 def test_what_no_snapshot_has_is_forgotten():
