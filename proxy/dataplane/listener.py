@@ -21,7 +21,7 @@ from proxy.dataplane.gate import LOOK_S as GATE_LOOK_S
 from proxy.dataplane.gate import AcceptGate
 from proxy.errors import REASON_INDEX, Reason
 from proxy.model import TcpAddress
-from proxy.scoreboard import W_ACCEPT_ERRORS, W_ACCEPTED, W_CONNECTIONS, W_REFUSALS
+from proxy.scoreboard import W_ACCEPT_ERRORS, W_ACCEPTED, W_ACCEPTING, W_CONNECTIONS, W_REFUSALS
 from proxy.snapshot import ListenerSpec
 from proxy.tasks import spawn
 
@@ -124,7 +124,7 @@ class Listener:
 
     def _on_readable(self) -> None:
         if not self._has_room():
-            self._wait(RETRY_S)
+            self._wait_for_room()
         elif not self._gate.is_open():
             self._wait(GATE_LOOK_S)
         else:
@@ -147,6 +147,11 @@ class Listener:
         loop.remove_reader(self._sock.fileno())
         self._retry = loop.call_later(seconds, self.start)
 
+    def _wait_for_room(self) -> None:
+        """Look away, and say until the next connection that was taken that the others need not leave any to us."""
+        self._plane.row[W_ACCEPTING] = 0
+        self._wait(RETRY_S)
+
     def _accept(self) -> bool:
         """Take one connection; false when there is none, or no descriptor for it."""
         try:
@@ -156,9 +161,11 @@ class Listener:
         except OSError as error:
             self._plane.row[W_ACCEPT_ERRORS] += 1
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM) and self._is_open:
-                self._wait(RETRY_S)
+                self._wait_for_room()
             return error.errno == errno.ECONNABORTED
         row = self._plane.row
+        if self._is_open:
+            row[W_ACCEPTING] = 1
         row[W_ACCEPTED] += 1
         peer = address[0] if isinstance(address, tuple) else ""
         if not self.spec.proxy_protocol and self._is_crowded_by(peer):
