@@ -31,6 +31,8 @@ class Tally:
     """Requests without a whole 200, by the worker that had the connection; 0 = no connection was to be had."""
     closed: dict[int, int] = field(default_factory=dict)
     """WebSockets that ended, by worker."""
+    stale: int = 0
+    """Keep-alive connections that ended unannounced, idle or with a request whose answer had not begun."""
     watched_from: float = float("inf")
     """Since when the gaps below count."""
     reply_gap_s: float = 0.0
@@ -115,13 +117,15 @@ class Crowd:
             due_at = await self._due.get()
             if _is_over(reader):
                 self._due.put_nowait(due_at)  # closed while idle: no request was on it
+                self.tally.stale += 1
                 return
             try:
                 writer.write(REQUEST)
                 head = await reader.readuntil(b"\r\n\r\n")
                 await reader.readexactly(3)
-            except _ENDINGS:
+            except _ENDINGS as error:
                 self.tally.on_failure(worker)
+                self.tally.stale += bool(worker) and not getattr(error, "partial", b"")
                 return
             if not head.startswith(b"HTTP/1.1 200 "):
                 self.tally.on_failure(worker)

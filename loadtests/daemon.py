@@ -31,18 +31,28 @@ if "proxy.worker" in sys.orig_argv:
 
 
 class Daemon:
-    """`homeport run` in front of one origin on 127.0.0.1."""
+    """`homeport run` in front of one origin on 127.0.0.1, or of what its configuration says."""
 
-    def __init__(self, children: Children, directory: Path, origin_port: int, *, workers: int) -> None:
+    def __init__(
+        self,
+        children: Children,
+        directory: Path,
+        origin_port: int,
+        *,
+        workers: int,
+        keys: Document | None = None,
+    ) -> None:
+        """`keys` replace those of the configuration's top level; with other clusters, one origin is no bound."""
         self.port, self.admin_port = free_port(), free_port()
         directory.mkdir()
         (directory / "sitecustomize.py").write_text(_LOOP_ON_SIGNAL)
-        file = directory / "homeport.yaml"
-        file.write_text(json.dumps(self._config(origin_port, workers)))  # every JSON text is YAML
+        self.document = {**self._config(origin_port, workers), **(keys or {})}
+        self.file = directory / "homeport.yaml"
+        self.write(self.document)
         path = os.pathsep.join(filter(None, [str(directory), os.environ.get("PYTHONPATH", "")]))
         self.child: Child = children.start(
             f"daemon-{directory.name}",
-            [sys.executable, "-m", "proxy", "run", "-c", str(file)],
+            [sys.executable, "-m", "proxy", "run", "-c", str(self.file)],
             sorted(os.sched_getaffinity(0)),
             {"PYTHONPATH": path},
         )
@@ -58,16 +68,22 @@ class Daemon:
             "routes": [{"match": {"path_prefix": "/"}, "cluster": "origin"}],
         }
 
+    def write(self, document: Document | str) -> None:
+        """Replace the file, as editors do: by a rename. Every JSON text is YAML."""
+        new = self.file.with_suffix(".new")
+        new.write_text(document if isinstance(document, str) else json.dumps(document, indent=1))
+        new.rename(self.file)
+
     @property
     def pid(self) -> int:
         """The parent's process id, which stays over a re-exec."""
         return self.child.process.pid
 
-    def admin(self, path: str) -> bytes:
-        """The body of a GET on the admin API. Raises `OSError`."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=_ADMIN_S)
+    def admin(self, path: str, *, method: str = "GET", timeout_s: float = _ADMIN_S) -> bytes:
+        """The body of the admin API's answer, whatever its status. Raises `OSError`."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=timeout_s)
         try:
-            connection.request("GET", path)
+            connection.request(method, path)
             return connection.getresponse().read()
         except http.client.HTTPException as error:
             raise ConnectionError(str(error)) from error

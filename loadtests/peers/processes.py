@@ -86,7 +86,7 @@ class Child:
 
     def rss_bytes(self) -> int:
         """Resident memory of the tree; pages that processes share count once for each."""
-        return sum(_resident_pages(pid) for pid in self.pids()) * PAGE_BYTES
+        return sum(resident_bytes(pid) for pid in self.pids())
 
 
 class Children:
@@ -157,9 +157,10 @@ def _cpu_ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-def _resident_pages(pid: int) -> int:
+def resident_bytes(pid: int) -> int:
+    """Of one process; 0 when there is none."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
     except OSError:
         return 0
 
