@@ -142,12 +142,12 @@ class Daemon:
                 return host.strip("[]"), int(port)
         raise KeyError(listener)
 
-    def admin(self, path: str, host: str | None = None) -> tuple[int, bytes]:
-        """Status and body of a GET on the admin API."""
+    def admin(self, path: str, host: str | None = None, *, method: str = "GET") -> tuple[int, bytes]:
+        """Status and body of a request to the admin API."""
         name, _, port = self.config["admin"]["bind"].rpartition(":")
         connection = http.client.HTTPConnection(name, int(port), timeout=LIMIT_S)
         try:
-            connection.request("GET", path, headers={"Host": host} if host else {})
+            connection.request(method, path, headers={"Host": host} if host else {})
             with connection.getresponse() as reply:
                 return reply.status, reply.read()
         finally:
