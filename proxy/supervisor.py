@@ -261,7 +261,8 @@ class Supervisor:
             self._reexec(self)
         if self.notifier.watchdog_s and now >= self._next_watchdog:
             self._next_watchdog = now + self.notifier.watchdog_s / 2
-            self.notifier.tell("WATCHDOG=1")
+            self.notifier.beat()
+        self.notifier.flush()
 
     # ------------------------------------------------------------------ signals
 

@@ -6,9 +6,12 @@ the parent imports this.
 
 import os
 import socket
+from collections import deque
 from collections.abc import MutableMapping
 
 _FIRST_FD = 3
+# Far more than the life of a service has states.
+MAX_UNSENT = 16
 
 
 def take_listen_fds(environ: MutableMapping[str, str], pid: int) -> list[socket.socket]:
@@ -46,6 +49,7 @@ class Notifier:
         is_ours = interval.isdecimal() and addressee == str(pid)
         self.watchdog_s = int(interval) / 1e6 if is_ours else 0.0
         """Seconds within which the watchdog must hear of us; 0 = there is none. Half of it is a good interval."""
+        self._unsent: deque[str] = deque(maxlen=MAX_UNSENT)
 
     def restored_environ(self) -> dict[str, str]:
         """The variables, for a re-exec of this very process."""
@@ -56,12 +60,31 @@ class Notifier:
         return variables
 
     def tell(self, state: str) -> None:
-        """Send `state`, such as `READY=1`; lines are separated by line feeds. Lost when nobody listens."""
-        if not self._address:
-            return
+        """Send `state`, such as `READY=1`; lines are separated by line feeds. What the manager has no room for, because
+        it has not read what came before, waits for `flush`. Lost when nobody listens."""
+        if self._address:
+            self._unsent.append(state)
+            self.flush()
+
+    def beat(self) -> None:
+        """Tell the watchdog that we are alive; not worth waiting when there is no room."""
+        self.tell("WATCHDOG=1")
+        if self._unsent and self._unsent[-1] == "WATCHDOG=1":
+            self._unsent.pop()
+
+    def flush(self) -> None:
+        """Send what waits, in order. Call it now and then."""
+        while self._unsent and self._send(self._unsent[0]):
+            self._unsent.popleft()
+
+    def _send(self, state: str) -> bool:
+        """False when there is no room."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
             try:
                 sock.setblocking(False)
                 sock.sendto(state.encode(), self._address)
+            except BlockingIOError:
+                return False
             except OSError:
-                pass  # a manager that went away, or that does not read
+                pass  # a manager that went away
+        return True

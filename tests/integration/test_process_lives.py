@@ -258,9 +258,11 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
 
 def heard(manager: socket.socket, word: bytes) -> list[bytes]:
     """What came before `word`, which is awaited."""
-    found = []
+    found: list[bytes] = []
+    # The watchdog's word comes for ever.
     while (data := manager.recv(100)) != word:
         found.append(data)
+        assert len(found) < 1000, f"{word.decode()} does not come"
     return found
 
 

@@ -71,3 +71,17 @@ def test_no_sockets_for_us(environ):
     environ = dict(environ)
     assert take_listen_fds(environ, 7) == []
     assert environ == {}
+
+
+def test_a_manager_that_is_slow_to_read_misses_no_state(manager):
+    """Its queue is full of signs of life when the service becomes ready."""
+    notifier = Notifier({"NOTIFY_SOCKET": manager.getsockname()}, 1)
+    for _ in range(2000):
+        notifier.beat()
+    notifier.tell("READY=1")
+    notifier.beat()
+    heard = set()
+    while "READY=1" not in heard:
+        notifier.flush()
+        heard.add(manager.recv(100).decode())
+    assert heard == {"WATCHDOG=1", "READY=1"}
