@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from loadtests.daemon import Document, wait_for
 from loadtests.faults.bench import WORKERS, Bench, Memory, apart, finish
 from loadtests.faults.outcome import Outcome, at_most, counted, fit, written
+from loadtests.faults.records import Records
 from loadtests.faults.slow import COMPLETE
 
 MIB = 1 << 20
@@ -34,13 +35,13 @@ READERS = Crowd("readers", "read 64 bytes of a megabyte each second")
 
 
 def run(bench: Bench, crowd: Crowd) -> Outcome:
-    """The ordinary client alone and among them."""
+    """The ordinary client alone, among them, and alone again."""
     sizes = bench.sizes
     endpoint = bench.endpoint()
     daemon = bench.daemon([endpoint.port], **apart(endpoint.port, bench.endpoint("slow").port), **LIMITS)
     straight = bench.measure(endpoint.port, sizes.rate, sizes.measured_s / 4)
     bench.on_progress(0.2)
-    without = bench.measure(daemon.port, sizes.rate, sizes.measured_s)
+    before = bench.measure(daemon.port, sizes.rate, sizes.measured_s / 2)
     bench.on_progress(0.4)
     memory = Memory(daemon)
     with memory.watched():
@@ -50,6 +51,9 @@ def run(bench: Bench, crowd: Crowd) -> Outcome:
         records = bench.measure(daemon.port, sizes.rate, sizes.measured_s)
     slow.process.terminate()
     finish(slow)
+    bench.rest(SETTLE_S, 0.8, 0.85)
+    after = bench.measure(daemon.port, sizes.rate, sizes.measured_s / 2)
+    without = Records([*before, *after])
     told = json.loads(slow.tail().splitlines()[-1])
     times = records.slice_p99_ms() / max(without.slice_p99_ms(), 0.1)
     # A client that waits buffers at most its share; a budget that is reached holds over all of a worker.

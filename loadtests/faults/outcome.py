@@ -41,13 +41,13 @@ class Outcome:
 
 def at_most(text: str, value: float, limit: float, unit: str = "", *, is_timing: bool = False) -> Target:
     """`text` must not be above `limit`."""
-    relation = f"≤ {limit:g}" if limit else "= 0"
-    return Target(f"{text} {relation}{unit}", f"{value:.4g}{unit}", value <= limit, is_timing)
+    relation = f"≤ {limit:,g}" if limit else "= 0"
+    return Target(f"{text} {relation}{unit}", f"{_number(value)}{unit}", value <= limit, is_timing)
 
 
 def at_least(text: str, value: float, limit: float, unit: str = "", *, is_timing: bool = False) -> Target:
     """`text` must not be below `limit`."""
-    return Target(f"{text} ≥ {limit:g}{unit}", f"{value:.4g}{unit}", value >= limit, is_timing)
+    return Target(f"{text} ≥ {limit:,g}{unit}", f"{_number(value)}{unit}", value >= limit, is_timing)
 
 
 STRAIGHT_LIMIT_MS = 25.0
@@ -57,6 +57,10 @@ STRAIGHT_LIMIT_MS = 25.0
 def fit(straight_p99_ms: float) -> Target:
     """The load itself must not be what is slow: `straight_p99_ms` is what the client sees without a daemon."""
     return at_most("p99 straight to the endpoint", straight_p99_ms, STRAIGHT_LIMIT_MS, " ms", is_timing=True)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
 def written(keys: Mapping[str, Any]) -> str:
@@ -92,7 +96,7 @@ def as_tables(outcomes: Sequence[Outcome]) -> list[Table]:
             table.add_column(heading)
         for row in rows:
             *cells, met = map(escape, row)
-            table.add_row(*cells, f"[red]{met}[/red]" if met == "no" else met)
+            table.add_row(*cells, f"[red]{met}[/red]" if met.startswith("no") else met)
         tables.append(table)
     return tables
 
@@ -116,10 +120,17 @@ def _fault_rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
             f"{one.fault} ({one.setting})" if one.setting else one.fault,
             one.saw,
             one.lost,
-            ("yes" if one.is_met else "no") if one.targets else "–",
+            _verdict(one),
         )
         for one in outcomes
     ]
+
+
+def _verdict(outcome: Outcome) -> str:
+    missed = [target.text for target in outcome.targets if not target.is_met]
+    if missed:
+        return f"no: {', '.join(missed)}"
+    return "yes" if outcome.targets else "–"
 
 
 def _target_rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:

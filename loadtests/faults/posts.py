@@ -167,13 +167,15 @@ def outcome(lines: list[str], seen: Counter[str], answered: list[str], wanted: i
     twice = [name for name, times in deliveries.items() if times > 1]
     never = [name for name in answered if not deliveries[name]]
     failed = {name: count for name, count in seen.items() if name != "200"}
+    lost = sum(failed.values())
+    unsent = failed.get("502 connect_failed", 0)
     told = ", ".join(
         f"{count:,} × {name}" for name, count in sorted(failed.items(), key=lambda item: -item[1])
     )
     return Outcome(
         fault=f"{kills:,} kills (kill -9) of an endpoint in the middle of {sum(seen.values()):,} POSTs",
         saw=f"{seen['200']:,} × 200, {told or 'nothing else'}",
-        lost=f"{counted(sum(failed.values()), 'POST')} of those that were with the endpoint",
+        lost=f"{counted(lost - unsent, 'POST')} that were with the endpoint, {unsent:,} that no endpoint had",
         targets=(
             at_least("kills", kills, wanted),
             at_most("POSTs delivered twice", len(twice), 0),

@@ -57,7 +57,7 @@ def test_failures_in_words():
 def test_targets():
     assert at_most("failures", 0, 0) == Target("failures = 0", "0", True)
     assert at_most("p99", 101.25, 100.0, " ms", is_timing=True) == Target(
-        "p99 ≤ 100 ms", "101.2 ms", False, True
+        "p99 ≤ 100 ms", "101 ms", False, True
     )
     assert at_least("goodput", 90.0, 90.0, " %") == Target("goodput ≥ 90 %", "90 %", True)
 
@@ -74,7 +74,7 @@ def test_tables():
     ]
     assert as_markdown(outcomes) == (
         "| fault | what the caller saw | what was lost | met |\n|---|---|---|---|\n"
-        "| a [fault] | nothing | nothing | no |\n| skipped \\| absent | – | – | – |\n\n"
+        "| a [fault] | nothing | nothing | no: late ≤ 1 |\n| skipped \\| absent | – | – | – |\n\n"
         "| fault | target | measured | met |\n|---|---|---|---|\n"
         "| a [fault] | failures = 0 | 0 | yes |\n|  | late ≤ 1 | 2 | no |\n"
     )
