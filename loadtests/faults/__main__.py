@@ -10,7 +10,7 @@ import argparse
 import json
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NoReturn
@@ -43,9 +43,8 @@ def run_one(scenario: Scenario, sizes: Sizes, on_progress: Callable[[float], Non
         return outcome
 
 
-def run_all(scenarios: Sequence[Scenario], sizes: Sizes, progress: Progress) -> list[Outcome]:
+def run_all(scenarios: Sequence[Scenario], sizes: Sizes, progress: Progress) -> Iterator[Outcome]:
     """One after the other."""
-    outcomes = []
     whole = progress.add_task("all", total=len(scenarios))
     for number, scenario in enumerate(scenarios):
         task = progress.add_task(scenario.name, total=1.0)
@@ -55,15 +54,14 @@ def run_all(scenarios: Sequence[Scenario], sizes: Sizes, progress: Progress) -> 
             progress.update(whole, completed=number + share)
 
         try:
-            outcomes.append(run_one(scenario, sizes, on_progress))
+            outcome = run_one(scenario, sizes, on_progress)
         except (ChildError, OSError) as error:
-            outcomes.append(
-                Outcome(scenario.name, "–", "–", (Target("it can be measured", str(error), is_met=False),))
-            )
+            own = Target("it can be measured", str(error), is_met=False)
+            outcome = Outcome(scenario.name, "–", "–", (own,))
         on_progress(1.0)
-        mark = "[green]met[/green]" if outcomes[-1].is_met else "[red]missed[/red]"
+        mark = "[green]met[/green]" if outcome.is_met else "[red]missed[/red]"
         progress.update(task, description=f"{scenario.name}: {mark}")
-    return outcomes
+        yield outcome
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -96,17 +94,22 @@ def main() -> int:
     if not console.is_terminal:
         console = Console(width=max(LEAST_WIDTH, console.width))
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    outcomes: list[Outcome] = []
+    is_cut = False
     try:
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            outcomes = run_all(chosen(options.only), sizes, progress)
+            for outcome in run_all(chosen(options.only), sizes, progress):
+                outcomes.append(outcome)
     except KeyboardInterrupt:
-        return 130
+        is_cut = True  # what was measured is told
     for table in as_tables(outcomes):
         console.print(table)
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(one) for one in outcomes], indent=1) + "\n")
     if options.markdown is not None:
         options.markdown.write_text(as_markdown(outcomes))
+    if is_cut:
+        return 130
     return 0 if all(one.is_met for one in outcomes) else 1
 
 

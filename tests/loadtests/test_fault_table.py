@@ -136,7 +136,7 @@ def test_posts_that_were_delivered_twice():
 def test_a_short_run(word, tmp_path):
     """What is counted must be right on any machine; what is timed is for a quiet one."""
     with Progress(disable=True) as progress:
-        outcomes = run_all(chosen([word]), QUICK, progress)
+        outcomes = list(run_all(chosen([word]), QUICK, progress))
     missed = [
         f"{one.fault}: {target.text}: {target.measured}"
         for one, target in itertools.chain.from_iterable(
