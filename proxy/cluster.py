@@ -319,11 +319,13 @@ class Cluster:
         self._trials.give(endpoint, hold.trial)
         hold.trial = _NO_TRIAL
 
-    def let_go(self, endpoint: Endpoint, hold: Hold, kind: FailureKind | None, *, now: float) -> None:
+    def let_go(
+        self, endpoint: Endpoint, hold: Hold, generation: int, kind: FailureKind | None, *, now: float
+    ) -> None:
         """See `endpoint.Home`."""
         if hold.trial >= 0:
             if kind in self.spec.breaker.failures:
-                self._trials.on_failure(endpoint, hold.trial, now)
+                self._trials.on_failure(endpoint, hold.trial, generation, now)
             else:
                 self._trials.give(endpoint, hold.trial)
         if hold.permit >= 0:

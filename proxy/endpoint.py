@@ -30,8 +30,11 @@ class Home(Protocol):
         """The trial passed; others may begin."""
         ...
 
-    def let_go(self, endpoint: "Endpoint", hold: "Hold", kind: FailureKind | None, *, now: float) -> None:
-        """A request that held locks has ended; `kind` is what it says against the endpoint."""
+    def let_go(
+        self, endpoint: "Endpoint", hold: "Hold", generation: int, kind: FailureKind | None, *, now: float
+    ) -> None:
+        """A request that held locks, and was picked under `generation` of the circuit, has ended; `kind` is what it
+        says against the endpoint."""
         ...
 
 
@@ -158,7 +161,8 @@ class Lease:
             waited = now - self.owed_since if self.owed_since else 0.0
             self.times.on_end(endpoint, waited, outcome, now=now)
         if self._hold is not None:
-            endpoint.home.let_go(endpoint, self._hold, None if outcome is _GONE else kind, now=now)
+            said = None if outcome is _GONE else kind
+            endpoint.home.let_go(endpoint, self._hold, self._generation, said, now=now)
 
     def _count(self, outcome: Outcome, kind: FailureKind | None, now: float) -> None:
         endpoint, row = self.endpoint, self.endpoint.row

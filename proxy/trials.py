@@ -1,6 +1,7 @@
 """Single requests that show whether an open circuit may close: one at a time over all workers, by kernel locks."""
 
 from proxy.endpoint import Endpoint
+from proxy.policy.breaker import is_stale
 from proxy.scoreboard import E_TRIALS, X_CIRCUIT
 from proxy.standings import LOOK_S
 from proxy.surroundings import Surroundings
@@ -17,7 +18,7 @@ class Trials:
     def __init__(self, surroundings: Surroundings) -> None:
         self._surroundings = surroundings
         self._failed: list[tuple[Endpoint, int, int, float]] = []
-        """Endpoint, number of the trial, the circuit's word, and until when it is waited for to change."""
+        """Endpoint, number of the trial, its circuit's generation, and until when the next one is waited for."""
 
     def __repr__(self) -> str:
         return f"Trials({self._failed})"
@@ -34,9 +35,10 @@ class Trials:
         """Let another request try: this one was not sent, passed, or was given up."""
         endpoint.locks.trials.give(number)
 
-    def on_failure(self, endpoint: Endpoint, number: int, now: float) -> None:
-        """A trial failed: the next one is not before control's verdict, which takes a moment to come."""
-        self._failed.append((endpoint, number, endpoint.standing[X_CIRCUIT], now + VERDICT_S))
+    def on_failure(self, endpoint: Endpoint, number: int, generation: int, now: float) -> None:
+        """A trial failed that was picked under `generation`: the next one is not before control's verdict, which begins
+        another generation. It takes a moment to come, or is there already: control may run as soon as it is told."""
+        self._failed.append((endpoint, number, generation, now + VERDICT_S))
         # A little later: timers may be early.
         self._surroundings.later(VERDICT_S + LOOK_S, lambda: self.look(self._surroundings.monotonic()))
 
@@ -44,8 +46,8 @@ class Trials:
         """Let trials go on where control has said what comes of those that failed."""
         kept = []
         for failed in self._failed:
-            endpoint, number, word, until = failed
-            if endpoint.standing[X_CIRCUIT] != word or now >= until:
+            endpoint, number, generation, until = failed
+            if is_stale(generation, endpoint.standing[X_CIRCUIT]) or now >= until:
                 self.give(endpoint, number)
             else:
                 kept.append(failed)

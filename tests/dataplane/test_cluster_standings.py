@@ -210,6 +210,17 @@ def test_after_a_failed_trial_control_decides(world):
     assert VERDICT_S == 1.0
 
 
+def test_control_may_decide_while_it_is_told(world):
+    """It may run on the same processor as soon as the message is sent: that is the verdict that is waited for."""
+    one = Fleet(0, world).apply(three("round_robin"))
+    world.say(1, circuit=HALF_OPEN)
+    trial = one.acquire(NO_FACTS, now=50.0)
+    decided = Circuit(CircuitState.OPEN, 2, until=50.1)
+    world.on_report = lambda: world.say(1, circuit=decided)
+    end(trial, 50.0, RESET)
+    assert one.acquire(NO_FACTS, now=50.1).is_trial
+
+
 def test_a_client_that_leaves_ends_its_trial(world):
     one = Fleet(1, world).apply(three("round_robin"))
     world.say(1, circuit=HALF_OPEN)

@@ -43,6 +43,8 @@ class World:
         self.now = now
         self.reported = []
         """What control was told."""
+        self.on_report = lambda: None
+        """Called when it is."""
         self.is_control_alive = True
         self.fleets = {}
         self._soon = deque()
@@ -96,6 +98,7 @@ class _Posts:
 
     def to_control(self, body):
         self._world.reported.append(body)
+        self._world.on_report()
 
     def to_worker(self, slot, body):
         fleet = self._world.fleets.get(slot)
