@@ -31,10 +31,12 @@ class Delivery:
 
     __slots__ = (
         "_connecting", "_lease", "_pool", "_request", "_room", "began", "connections", "endpoint", "facts", "is_kept",
-        "is_reused", "kind", "tries", "upstream",
+        "is_reused", "kind", "may_try", "tries", "upstream",
     )  # fmt: skip
 
-    def __init__(self, head: bytes, body: bytes, facts: RequestFacts, replay_bytes: int) -> None:
+    def __init__(
+        self, head: bytes, body: bytes, facts: RequestFacts, *, replay_bytes: int, can_repeat: bool
+    ) -> None:
         self.facts = facts
         """What endpoints are chosen by."""
         self.endpoint: Endpoint | None = None
@@ -49,6 +51,8 @@ class Delivery:
         """Head and body as far as they are here, until the answer begins or the body is too large to be kept."""
         self._room = replay_bytes - len(body)
         """Bytes of the body that may still be kept."""
+        self.may_try = can_repeat and self._room >= 0
+        """Whether it may go to an endpoint that is on trial: if that fails, it can be sent again."""
         self.is_kept = True
         """Whether all that came of the request is still here."""
         self._connecting: asyncio.Task[None] | None = None
@@ -74,6 +78,11 @@ class Delivery:
     def is_blocked(self) -> bool:
         """Whether the endpoint does not take what was written."""
         return self.upstream is not None and self.upstream.wire.is_blocked
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether it shows if an open circuit may close, and has not yet."""
+        return self._lease is not None and self._lease.is_trial
 
     def begin(self, lease: Lease, pool: "Pool", exchange: "Exchange", can_repeat: bool, now: float) -> bool:
         """Send the request to the endpoint of `lease`, on an idle connection; false when there is none and one is
@@ -191,4 +200,5 @@ def begin_delivery(exchange: "Exchange", cluster: Cluster, route: CompiledRoute,
     facts = facts_of(cluster, head, identity) if cluster.reads_request else NO_FACTS
     lines = identity.lines(head)
     sent = compose_request(head, route, lines, exchange.request_id, downstream.local_authority)
-    return Delivery(sent, body, facts, cluster.spec.retry.replay_bytes)
+    replay_bytes = cluster.spec.retry.replay_bytes
+    return Delivery(sent, body, facts, replay_bytes=replay_bytes, can_repeat=exchange.can_repeat)

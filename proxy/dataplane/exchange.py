@@ -163,7 +163,7 @@ class Exchange:
         tries = delivery.tries
         failed = tries.failed if tries is not None else ()
         try:
-            lease = cluster.acquire(delivery.facts, now=now, failed=failed, may_try=self.can_repeat)
+            lease = cluster.acquire(delivery.facts, now=now, failed=failed, may_try=delivery.may_try)
         except RoutingError as error:
             if error.reason is not Reason.OVERLOADED:
                 raise

@@ -29,7 +29,7 @@ class Tries:
 
     __slots__ = (
         "_cluster", "_delivery", "_exchange", "_pause", "_plane", "_ticket", "_token", "count", "facts", "failed",
-        "may_try", "queue_s", "queued_at", "why_not",
+        "queue_s", "queued_at", "why_not",
     )  # fmt: skip
 
     def __init__(self, exchange: "Exchange", cluster: Cluster, delivery: "Delivery") -> None:
@@ -39,10 +39,8 @@ class Tries:
         self._plane = exchange.plane
         self.facts: RequestFacts = delivery.facts
         """What an endpoint is chosen by."""
-        self.may_try = exchange.can_repeat
-        """Whether it may go to an endpoint that is on trial: if that fails, it can be repeated."""
         self.count = 1
-        """Endpoints that were asked, or are about to be."""
+        """Endpoints that were asked, or are about to be; those on trial do not count."""
         self.failed: list[str] = []
         """Ids of those that failed it."""
         self._pause: asyncio.TimerHandle | None = None
@@ -60,6 +58,11 @@ class Tries:
 
     def __repr__(self) -> str:
         return f"Tries({self.count}, failed={self.failed}, {self._ticket!r})"
+
+    @property
+    def may_try(self) -> bool:
+        """Whether it may go to an endpoint that is on trial."""
+        return self._delivery.may_try
 
     # ------------------------------------------------------------------ the queue
 
@@ -99,29 +102,36 @@ class Tries:
         """Ask another endpoint after a pause, if that is allowed and there is one, because of `kind`, or of an answer
         with `status` (0 = there was none). `keeps` = the failed one's connection can be used again."""
         self._give_back()
-        cluster, exchange = self._cluster, self._exchange
+        cluster, exchange, delivery = self._cluster, self._exchange, self._delivery
         assert exchange is not None
-        self.why_not = why = self._why_not(exchange, kind, status, now)
+        is_trial = delivery.is_trial and kind in cluster.spec.breaker.failures
+        self.why_not = why = self._why_not(exchange, kind, status, is_trial, now)
         if why is not None:
             if why is NoRetry.BUDGET:
                 cluster.row[K_RETRIES_OVER_BUDGET] += 1
             return False
         cluster.row[K_RETRIES] += 1
-        assert self._delivery.endpoint is not None
-        self._delivery.endpoint.row[E_RETRIES] += 1
-        cluster.row[K_RETRYING] += 1
-        self._token = cluster.budget
-        pause_s = backoff_s(cluster.spec.retry, self.count, self._plane.rng)
-        self.count += 1
+        assert delivery.endpoint is not None
+        delivery.endpoint.row[E_RETRIES] += 1
+        pause_s = 0.0
+        if is_trial:
+            delivery.may_try = False  # once is enough
+        else:
+            cluster.row[K_RETRYING] += 1
+            self._token = cluster.budget
+            pause_s = backoff_s(cluster.spec.retry, self.count, self._plane.rng)
+            self.count += 1
         if keeps:
-            self._delivery.give_back(now)
-        self._delivery.end_try(Outcome.UPSTREAM_FAILED, kind, now=now)
+            delivery.give_back(now)
+        delivery.end_try(Outcome.UPSTREAM_FAILED, kind, now=now)
         self._pause = self._plane.loop.call_later(pause_s, self._on_pause_end)
         exchange.reply.restart()
         exchange.wait()
         return True
 
-    def _why_not(self, exchange: "Exchange", kind: FailureKind, status: int, now: float) -> NoRetry | None:
+    def _why_not(
+        self, exchange: "Exchange", kind: FailureKind, status: int, is_trial: bool, now: float
+    ) -> NoRetry | None:
         delivery, cluster = self._delivery, self._cluster
         assert delivery.endpoint is not None
         head, deadline = exchange.head, exchange.downstream.total_deadline
@@ -129,7 +139,7 @@ class Tries:
         why = why_not(
             cluster.spec.retry,
             RetriedRequest(head.method, has_key, delivery.is_kept),
-            FailedTry(kind, status, is_sent=delivery.connections > 0),
+            FailedTry(kind, status, is_sent=delivery.connections > 0, is_trial=is_trial),
             tries=self.count,
             remaining_s=deadline - now if deadline else inf,
         )
@@ -137,7 +147,7 @@ class Tries:
             self.failed.append(delivery.endpoint.id)
             if not cluster.is_hopeful(self.failed):
                 why = NoRetry.NO_OTHER_ENDPOINT
-            elif not cluster.budget.try_take(cluster.active, now=now):
+            elif not is_trial and not cluster.budget.try_take(cluster.active, now=now):
                 why = NoRetry.BUDGET
         return why
 
@@ -189,7 +199,10 @@ def is_answer_retried(exchange: "Exchange", head: "ReplyHead", kind: FailureKind
     """Whether the request goes to another endpoint because of this answer, which the client then does not get."""
     cluster = exchange.cluster
     assert cluster is not None
-    if head.status not in cluster.spec.retry.on.statuses:
+    assert exchange.delivery is not None
+    # Of a trial every answer that says that the circuit is to stay open.
+    is_failed_trial = exchange.delivery.is_trial and kind in cluster.spec.breaker.failures
+    if head.status not in cluster.spec.retry.on.statuses and not is_failed_trial:
         return False
     is_all_here = head.length == len(exchange.reply.rest) and head.keep_alive and not exchange.is_receiving
     return tries_of(exchange).try_again(kind or FailureKind.STATUS, head.status, keeps=is_all_here, now=now)

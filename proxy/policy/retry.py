@@ -86,6 +86,9 @@ class FailedTry:
     """Whether any byte of the request was written to a connection that the endpoint may have read."""
     is_answer_begun: bool = False
     """Whether the client was given any byte of the answer."""
+    is_trial: bool = False
+    """Whether it was to show if an open circuit may close. That was for our sake, so the request goes on whatever the
+    policy says of others: after every failure, also when `max_retries` is 0, and it counts as none of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +106,21 @@ def why_not(
 ) -> NoRetry | None:
     """Why the request is not tried again; `None` = it may be, if the budget has room and another endpoint takes it.
 
-    `tries` is how many endpoints were asked so far, ≥ 1; `remaining_s` what is left until the request's own deadline.
+    `tries` is how many endpoints were asked so far, trials not counted; `remaining_s` what is left until the request's
+    own deadline.
     The reason is the first that holds, in the order of `NoRetry`.
     """
-    if params.max_retries <= 0:
+    if params.max_retries <= 0 and not failed.is_trial:
         return NoRetry.OFF
     if failed.is_answer_begun:
         return NoRetry.ANSWER_BEGUN
-    if not _is_retried(params, failed):
+    if not failed.is_trial and not _is_retried(params, failed):
         return NoRetry.NOT_RETRIED
     if failed.is_sent and not (is_idempotent(request.method) or request.has_idempotency_key):
         return NoRetry.NOT_SAFE
     if not request.is_body_kept:
         return NoRetry.BODY_NOT_KEPT
-    if tries > params.max_retries:
+    if tries > params.max_retries and not failed.is_trial:
         return NoRetry.EXHAUSTED
     if remaining_s <= 0.0:
         return NoRetry.NO_TIME

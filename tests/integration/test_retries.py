@@ -13,6 +13,9 @@ from support.wait import wait_for
 
 # For whom two turns of round robin begin with the bad endpoint.
 TURNS = 2
+# A circuit that opens at once and is tried again and again.
+TRIED = {"circuit_breaker": {"failure_threshold": 1, "recovery_timeout": "20ms"}}
+NO_RETRIES = {"max_retries": 0, "budget_percent": 0, "min_retries": 0}
 
 
 class Pair:
@@ -34,6 +37,10 @@ class Pair:
                 "poor", *both, retry={"budget_percent": 0, "min_retries": 0}, **settings.STUBBORN
             ),
             settings.cluster("limited", *both, timeouts={"total": "600ms"}, **settings.STUBBORN),
+            settings.cluster("tried", *both, **TRIED),
+            settings.cluster("tried-slow", *both, **TRIED, timeouts={"response": "300ms"}),
+            settings.cluster("tried-off", *both, **TRIED, retry=NO_RETRIES),
+            settings.cluster("tried-small", *both, **TRIED, retry={"replay_bytes": 1000}),
         ]
         self.daemon = start(
             {
@@ -213,6 +220,61 @@ def test_the_whole_time_holds_for_all_tries(pair: Pair, connect: OpenClient, pat
     pair.good.on(target, lambda exchange: exchange.wait_gone())
     for _ in range(TURNS):
         assert connect(pair.daemon).get(target).status == 504
+
+
+def fail(exchange: Exchange) -> None:
+    exchange.reply(500, b"broken")
+
+
+def shut_off(client: Client, target: str, body: bytes = b"") -> None:
+    """Ask until the bad endpoint's circuit is open: what is not retried is the client's to see."""
+    wait_for(lambda: client.ask("PUT", target, body=body).status >= 500, "a failure")
+
+
+@pytest.mark.parametrize("cluster", ["tried", "tried-off"])
+def test_a_trial_that_fails_is_answered_by_the_other(
+    pair: Pair, client: Client, path: str, cluster: str
+) -> None:
+    """The circuit is tried for our own sake: 500 is not among what is retried, and there may be no retries at all."""
+    target = f"/{cluster}{path}"
+    pair.bad.on(target, fail)
+    shut_off(client, target)
+    before = len(pair.bad.seen(target))
+
+    def is_tried() -> bool:
+        assert client.ask("GET", target).status == 200
+        return len(pair.bad.seen(target)) >= before + 8
+
+    wait_for(is_tried, "trials")
+
+
+def test_a_trial_that_is_not_answered_is_answered_by_the_other(pair: Pair, client: Client, path: str) -> None:
+    target = "/tried-slow" + path
+    pair.bad.on(target, lambda exchange: exchange.wait_gone())
+    shut_off(client, target)
+    before = len(pair.bad.seen(target))
+
+    def is_tried() -> bool:
+        assert client.ask("GET", target).status == 200
+        return len(pair.bad.seen(target)) >= before + 2
+
+    wait_for(is_tried, "trials")
+
+
+def test_what_cannot_be_sent_again_is_no_trial(pair: Pair, client: Client, path: str) -> None:
+    """As long as there are others to be the next one."""
+    target = "/tried-small" + path
+    pair.bad.on(target, fail)
+    shut_off(client, target, b"x")
+    before = len(pair.bad.seen(target))
+
+    def is_tried() -> bool:
+        assert client.ask("PUT", target, body=b"x" * 1001).status == 200
+        assert client.ask("GET", target).status == 200
+        return len(pair.bad.seen(target)) >= before + 8
+
+    wait_for(is_tried, "trials")
+    assert {one.method for one in pair.bad.seen(target)[before:]} == {"GET"}
 
 
 def test_a_client_that_leaves_in_the_pause_is_forgotten(pair: Pair, connect: OpenClient, path: str) -> None:

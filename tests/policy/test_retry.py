@@ -73,6 +73,21 @@ def test_a_limit_per_try_is_there_to_ask_another():
     assert why_not(on_timeouts, GET, FailedTry(FailureKind.STATUS, status=500), tries=1) is None
 
 
+def test_a_trial_that_failed_is_no_matter_of_the_policy():
+    off = RetryParams(max_retries=0, on=RetryOn(frozenset(), frozenset()))
+
+    def reason(request_, **more):
+        trial = FailedTry(FailureKind.STATUS, status=500, is_trial=True, **more)
+        return why_not(off, request_, trial, tries=1)
+
+    assert reason(GET) is None
+    assert why_not(RetryParams(), GET, FailedTry(FailureKind.TIMEOUT, is_trial=True), tries=9) is None
+    assert reason(POST) is NoRetry.NOT_SAFE
+    assert reason(POST, is_sent=False) is None
+    assert reason(NOT_KEPT) is NoRetry.BODY_NOT_KEPT
+    assert reason(GET, is_answer_begun=True) is NoRetry.ANSWER_BEGUN
+
+
 def test_reasons_are_words_for_people():
     assert len({reason.value for reason in NoRetry}) == len(NoRetry)
     assert NoRetry.BODY_NOT_KEPT.value == "the body is larger than what is kept to be sent again"
