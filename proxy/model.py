@@ -34,10 +34,20 @@ Address = TcpAddress | UnixAddress
 class RequestFacts:
     """What a picker may know about a request. Empty facts suit every balancer that looks at load alone."""
 
-    data_key: str | None = None
-    """Name of the data the request is about; `None` when unknown."""
+    data_keys: tuple[bytes, ...] = ()
+    """Names of the data the request is about, each once and at most 64 bytes (`policy.data_key.short_key`); empty when
+    unknown."""
     size_bytes: int | None = None
-    """Size of that data; `None` when unknown."""
+    """Size of all that data together, as the request says; `None` when it does not."""
+    tags: frozenset[str] = frozenset()
+    """Words that the request came with, to be compared with the endpoints' tags."""
+    work_class: bytes = b""
+    """Its processing type, in lower case and at most 64 bytes: requests of one type take about as long as each other.
+    Empty when it says none."""
+    require: frozenset[str] = frozenset()
+    """Tags that its endpoint must have."""
+    prefer: tuple[tuple[str, float], ...] = ()
+    """(tag, seconds by which an endpoint without it is farther away)."""
     hash_key: bytes | None = None
     """What consistent hashing goes by; `None` when the request has none."""
     affinity: bytes | None = None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from proxy.model import Address
 from proxy.policy.admission import DEFAULT_URGENCY, QueueParams
 from proxy.policy.breaker import BreakerParams
+from proxy.policy.locality import LocalityParams
 from proxy.policy.rate_limit import RateLimitParams
 from proxy.policy.retry import RetryParams
 from proxy.policy.slow_start import SlowStartParams
@@ -81,6 +82,12 @@ class EndpointSpec:
     """Requests in flight at once; 0 = no limit."""
     zone: str = ""
     tags: frozenset[str] = frozenset()
+    slots: int = 0
+    """Requests that it works on at once, the others waiting in it; 0 = as its cluster has it."""
+    cache_bytes: int = 0
+    """Data that it holds; 0 = as its cluster has it."""
+    bandwidth_bytes_per_s: float = 0.0
+    """How fast it gets data that it does not hold; 0 = as its cluster has it."""
     server_name: str = ""
     """What its certificate must name, and the name that is asked for: a host name or an IP address. Only with TLS."""
 
@@ -150,6 +157,61 @@ class StickySpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """Where in a request a value is: exactly one of the texts is given."""
+
+    header: str = ""
+    """Lower-case name of a field; a list in it, separated by commas, is several values."""
+    query: str = ""
+    """Name of a query parameter; given several times it is several values."""
+    path: str = ""
+    """Template of the path's beginning, compared decoded: `/datasets/{dataset}`; each `{…}` is a value."""
+    cookie: str = ""
+    json: str = ""
+    """JSON pointer (RFC 6901) into the body: to a string, a whole number, or a list of them."""
+    function: str = ""
+    """`module:function`, which is called with the request."""
+    max_body_bytes: int = 64 * 1024
+    """With `json`: requests with a larger body have no such value."""
+    timeout_s: float = 0.005
+    """With `function`: how long one call may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSpec:
+    """What of the requests of a route tells which data they need. Only clusters that go by data look at it."""
+
+    keys: tuple[SourceSpec, ...] = ()
+    """Names of the data: those of all sources together."""
+    size: SourceSpec | None = None
+    """Bytes of all of it."""
+    tags: SourceSpec | None = None
+    """Words that the request wishes its endpoint to have among its tags."""
+    requires_tags: bool = False
+    """Whether those are required; else an endpoint without one is farther away."""
+    tag_distance_s: float = 0.0
+    """By how many seconds, for each of them."""
+    work_class: SourceSpec | None = None
+    """The processing type."""
+    require: frozenset[str] = frozenset()
+    """Tags that the endpoint must have for any request."""
+    prefer: tuple[tuple[str, float], ...] = ()
+    """(tag, seconds by which an endpoint without it is farther away), for any request."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResidencySpec:
+    """Endpoints are asked which data they hold."""
+
+    path: str
+    """Target of the GET request."""
+    interval_s: float = 30.0
+    """Pause between two questions to an endpoint."""
+    timeout_s: float = 5.0
+    """Until a question without an answer is given up."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterSpec:
     """A group of interchangeable endpoints."""
 
@@ -159,8 +221,18 @@ class ClusterSpec:
     hash: HashSpec | None = None
     """With `consistent_hashing` alone."""
     ring: bytes = field(default=b"", repr=False)
-    """`hashring.ring_points` of the endpoints' ids in their order; empty for balancers that do not hash."""
+    """`hashring.ring_points` of the endpoints' ids in their order; empty for balancers that have no ring."""
     sticky: StickySpec | None = None
+    locality: LocalityParams = LocalityParams()
+    """What `data_locality_aware` knows beforehand."""
+    shadow: str = ""
+    """Name of a second balancer whose picks are compared and not followed; empty = none."""
+    strip_data_headers: bool = False
+    """Clients do not get the fields by which endpoints say what they hold."""
+    explain_header: str = ""
+    """Name of a field that answers get, and that says why their endpoint was picked; empty = they get none."""
+    residency: ResidencySpec | None = None
+    """`None` = nobody is asked."""
     timeouts: UpstreamTimeouts = UpstreamTimeouts()
     pool: PoolParams = PoolParams()
     tls: ClusterTlsSpec | None = None
@@ -275,6 +347,8 @@ class RouteSpec:
     priority: PrioritySpec = PrioritySpec()
     rate_limit: RateLimitSpec | None = None
     """`None` = no limit."""
+    locality: DataSpec | None = None
+    """`None` = nothing is known of the data that its requests need."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from heapq import heappop, heappush
 
 from proxy.config.addresses import NamedAddress
 from proxy.config.balancer_schema import Hash, Sticky
+from proxy.config.locality import data_spec, locality_params, residency_spec
 from proxy.config.material import NO_MATERIAL, TlsMaterial, listener_name
 from proxy.config.resilience import (
     breaker_params,
@@ -192,8 +193,13 @@ def _cluster(cluster: Cluster, resolved: Resolved, slots: Slots, material: TlsMa
         balancer=cluster.balancer,
         endpoints=tuple(endpoints.values()),
         hash=_hash(cluster.hash) if cluster.hash is not None else None,
-        ring=ring_points(tuple(endpoints)) if balancer(cluster.balancer).sees_key else b"",
+        ring=ring_points(tuple(endpoints)) if _has_ring(cluster) else b"",
         sticky=_sticky(cluster.sticky) if cluster.sticky is not None else None,
+        locality=locality_params(cluster.locality),
+        shadow=cluster.shadow,
+        strip_data_headers=cluster.locality.strip_headers,
+        explain_header=cluster.locality.explain_header,
+        residency=residency_spec(cluster.locality.residency),
         timeouts=UpstreamTimeouts(
             connect_s=timeouts.connect,
             response_s=timeouts.response,
@@ -213,6 +219,11 @@ def _cluster(cluster: Cluster, resolved: Resolved, slots: Slots, material: TlsMa
         retry=retry_params(cluster.retry),
         queue=queue_params(cluster.queue),
     )
+
+
+def _has_ring(cluster: Cluster) -> bool:
+    kinds = [balancer(name) for name in (cluster.balancer, cluster.shadow) if name]
+    return any(kind.sees_key or kind.sees_data for kind in kinds)
 
 
 def _hash(source: Hash) -> HashSpec:
@@ -263,6 +274,9 @@ def _endpoint(
         max_connections=endpoint.max_connections,
         zone=endpoint.zone,
         tags=frozenset(endpoint.tags),
+        slots=endpoint.slots,
+        cache_bytes=endpoint.cache,
+        bandwidth_bytes_per_s=float(endpoint.bandwidth),
         server_name=server_name,
     )
 
@@ -293,6 +307,7 @@ def _route(route: Route, index: int) -> RouteSpec:
         rewrite=_rewrite(route.rewrite),
         priority=PrioritySpec(route.priority.urgency, route.priority.from_client),
         rate_limit=rate_limit_spec(route.rate_limit) if route.rate_limit is not None else None,
+        locality=data_spec(route.locality) if route.locality is not None else None,
     )
 
 

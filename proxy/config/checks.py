@@ -150,12 +150,13 @@ def _endpoints(document: Document, clusters: list[tuple[Path, dict[str, Any]]]) 
 def _balancers(document: Document, clusters: list[tuple[Path, dict[str, Any]]]) -> Iterator[Conflict]:
     for path, cluster in clusters:
         name = cluster.get("balancer", "round_robin")
-        hashes = name == "consistent_hashing"
+        hashes = "consistent_hashing" in (name, cluster.get("shadow"))
         for key in ("hash", "sticky"):
             if key in cluster and cluster[key] is None:
                 yield Conflict((*path, key), "is empty", "a mapping, or no such key")
         if hashes and "hash" not in cluster:
-            problem = "is missing, though the balancer is consistent_hashing"
+            kind = "balancer" if name == "consistent_hashing" else "shadow"
+            problem = f"is missing, though the {kind} is consistent_hashing"
             yield Conflict((*path, "hash"), problem, "what to hash, such as {header: X-Dataset-Id}")
         elif "hash" in cluster and not hashes and name in BALANCERS:
             yield Conflict((*path, "hash"), f"has no effect with {name}", "balancer: consistent_hashing")

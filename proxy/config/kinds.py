@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from proxy.config import addresses, http_values, tls_values, values
+from proxy.config import addresses, http_values, locality_values, tls_values, values
 from proxy.config.faults import BadValue
 from proxy.config.values import scalar_text
 from proxy.model import TcpAddress, UnixAddress
@@ -299,3 +299,18 @@ LoadPercent = Annotated[
     int,
     Kind(_parse_load_percent, _LOAD_EXPECTED, {"anyOf": [{"const": 0}, {"type": "integer", "minimum": 101}]}),
 ]
+
+PathTemplate = Annotated[
+    str, _text(locality_values.parse_path_template, locality_values.TEMPLATE_EXPECTED, "^/.*[{]")
+]
+JsonPointer = Annotated[str, _text(locality_values.parse_json_pointer, "a JSON pointer", "^/")]
+FunctionName = Annotated[
+    str,
+    _text(
+        locality_values.parse_function,
+        locality_values.FUNCTION_EXPECTED,
+        locality_values.FUNCTION_PATTERN,
+    ),
+]
+DataKey = Annotated[str, _text(locality_values.parse_data_key, "a data key", "^.+$", is_key=True)]
+TagUse = Annotated[str, choice("prefer", "require")]

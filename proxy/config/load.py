@@ -21,6 +21,7 @@ from proxy.config.document import Document, Trouble, UnreadableDocument, read_do
 from proxy.config.faults import BadValue, Fault, InvalidConfig, Mark, Path, path_text, printable, quoted
 from proxy.config.interpolate import Interpolator, read_regular_file
 from proxy.config.kinds import Kind, did_you_mean
+from proxy.config.locality_checks import find_locality_conflicts
 from proxy.config.schema import Config
 from proxy.config.tls_checks import find_tls_conflicts
 from proxy.config.values import Plain
@@ -157,7 +158,7 @@ def _judge(document: Document, directory: FilePath, now: float | None) -> tuple[
         for each in error.errors(include_url=False, include_input=False)[:MAX_FAULTS]:
             context = each.get("ctx", {})
             found.append(_model_trouble(document, each["loc"], each["type"], context, each["msg"]))
-    conflicts = find_conflicts(document)
+    conflicts = chain(find_conflicts(document), find_locality_conflicts(document))
     if now is not None:
         conflicts = chain(conflicts, find_tls_conflicts(document, directory, now))
     for conflict in islice(conflicts, MAX_FAULTS):
@@ -221,7 +222,8 @@ def _fault(file: str, trouble: Trouble) -> Fault:
 
 def _expected_keys(path: Path) -> str:
     model = model_at(path[:-1])
-    known = sorted(model.model_fields) if model is not None else []
+    fields = model.model_fields if model is not None else {}
+    known = sorted(field.alias or name for name, field in fields.items())
     return f"one of {', '.join(known)}{did_you_mean(str(path[-1]), known)}"
 
 

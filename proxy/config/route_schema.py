@@ -18,6 +18,7 @@ from proxy.config.kinds import (
     Text,
     fault_error,
 )
+from proxy.config.locality_schema import RouteLocality
 from proxy.config.resilience_schema import Priority, RateLimit
 from proxy.config.section import Section
 
@@ -147,3 +148,6 @@ class Route(Section):
     """How urgent its requests are when they have to wait. Default: as each key says."""
     rate_limit: RateLimit | None = None
     """How many requests each client may send. Default none: as many as it likes."""
+    locality: RouteLocality | None = None
+    """What of its requests tells which data they need; only with a cluster that is `data_locality_aware`. Default
+    none."""

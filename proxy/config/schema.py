@@ -32,6 +32,7 @@ from proxy.config.kinds import (
     integer,
     size,
 )
+from proxy.config.locality_schema import Locality
 from proxy.config.resilience_schema import (
     CircuitBreaker,
     HealthCheck,
@@ -95,9 +96,15 @@ class Endpoint(Section):
     """Requests in flight at once, over all workers; more go to other endpoints or wait in the cluster's `queue`.
     Default 0 = no limit."""
     zone: Name = ""
-    """Where the endpoint is, for people and metrics. Default none."""
+    """Where the endpoint is, for people, metrics and `locality.zones`. Default none."""
     tags: tuple[Name, ...] = ()
-    """Words that describe the endpoint. Default none."""
+    """Words that describe the endpoint, which requests may ask for by `locality` of their route. Default none."""
+    slots: Count = 0
+    """Requests that it works on at once, while others wait in it. Default 0 = as `locality.slots`."""
+    cache: Size = written("0")
+    """Bytes of data that it holds. Default 0 = as `locality.cache`."""
+    bandwidth: Size = written("0")
+    """Bytes a second at which it gets data that it does not hold. Default 0 = as `locality.bandwidth`."""
 
 
 class ClusterTimeouts(Section):
@@ -148,10 +155,17 @@ class Cluster(Section):
     balancer: Balancer = "round_robin"
     """How an endpoint is picked: `round_robin`; `weighted_round_robin` (smooth, by `weight`); `least_connections`
     (fewest requests in flight per weight, over all workers); `least_response_time` (by the time until its answers
-    begin and what is in flight); `consistent_hashing` (the same endpoint for the same `hash`); `random` (by
-    weight); `p2c` (the less loaded of two drawn at random). Default `round_robin`."""
+    begin and what is in flight); `consistent_hashing` (the same endpoint for the same `hash`);
+    `data_locality_aware` (where the request will be done first: where its data is, unless waiting there takes longer
+    than moving the data; `locality` of the route says which data); `random` (by weight); `p2c` (the less loaded of two
+    drawn at random). Default `round_robin`."""
+    shadow: Balancer = ""
+    """A second balancer that picks for each request too, which nobody follows: metrics say how often it differs and
+    what that would have saved or cost. Default none."""
     hash: Hash | None = None
     """What `consistent_hashing` goes by; required with it, and only with it. Default none."""
+    locality: Locality = Field(default_factory=Locality)
+    """What `data_locality_aware` knows beforehand; only with it. Default: as each key says."""
     sticky: Sticky | None = None
     """Keeps a client with the endpoint that served it first, with any balancer. Default none."""
     endpoints: tuple[Endpoint, ...] = ()

@@ -37,6 +37,8 @@ class Balancer:
     """Looks at expected response times."""
     sees_key: bool = False
     """Looks at the request's hash key."""
+    sees_data: bool = False
+    """Looks at the data that the request needs."""
     keeps_members: bool = False
     """Its picker knows the membership, and must be made anew when that may have changed."""
 
@@ -66,6 +68,7 @@ _BALANCERS = {
     "least_connections": Balancer(_least_connections, sees_load=True),
     "least_response_time": Balancer(_least_response_time, sees_load=True, sees_time=True),
     "consistent_hashing": Balancer(_consistent_hashing, sees_load=True, sees_key=True, keeps_members=True),
+    "data_locality_aware": Balancer(_least_connections, sees_load=True, sees_data=True),
     "random": Balancer(lambda spec, members, rng: RandomPick(rng)),
     "p2c": Balancer(lambda spec, members, rng: PowerOfTwo(connections_per_weight, rng), sees_load=True),
 }

@@ -115,15 +115,15 @@ REPLACED = [
         "name: etl\n",
         "name: etl\n    balancer: §roundrobin\n",
         "clusters[0].balancer: is not known, got 'roundrobin', expected one of round_robin,"
-        " weighted_round_robin, least_connections, least_response_time, consistent_hashing, random, p2c;"
-        " did you mean 'round_robin'?",
+        " weighted_round_robin, least_connections, least_response_time, consistent_hashing, data_locality_aware,"
+        " random, p2c; did you mean 'round_robin'?",
     ),
     (
         "name: etl\n",
         "name: etl\n    §scaler: {}\n",
         "clusters[0].scaler: is not a known key, got 'scaler', expected one of balancer,"
-        " circuit_breaker, dns, endpoints, hash, health_check, name, outlier_detection, panic_percent, pool,"
-        " queue, retry, slow_start, sticky, timeouts, tls",
+        " circuit_breaker, dns, endpoints, hash, health_check, locality, name, outlier_detection, panic_percent, pool,"
+        " queue, retry, shadow, slow_start, sticky, timeouts, tls",
     ),
     (
         "name: etl\n",

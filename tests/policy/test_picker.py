@@ -66,7 +66,7 @@ def test_every_balancer(name):
 def test_names():
     assert BALANCERS == (
         *("round_robin", "weighted_round_robin", "least_connections", "least_response_time"),
-        *("consistent_hashing", "random", "p2c"),
+        *("consistent_hashing", "data_locality_aware", "random", "p2c"),
     )
     with pytest.raises(
         ValueError, match="balancer 'best' is unknown, expected one of round_robin, weighted_"
@@ -81,6 +81,7 @@ def test_what_balancers_need():
     }
     assert [name for name in BALANCERS if balancer(name).sees_time] == ["least_response_time"]
     assert [name for name in BALANCERS if balancer(name).sees_key] == ["consistent_hashing"]
+    assert [name for name in BALANCERS if balancer(name).sees_data] == ["data_locality_aware"]
 
 
 def test_round_robin():

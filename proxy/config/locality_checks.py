@@ -1,0 +1,67 @@
+"""What is wrong with settings about data beyond single keys: who would look at them. As in `checks`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from proxy.config.checks import Conflict, items_at
+from proxy.config.document import Document
+from proxy.config.faults import Path
+from proxy.policy.balancer import BALANCERS, balancer
+
+
+def find_locality_conflicts(document: Document) -> Iterator[Conflict]:
+    """Every broken rule, in no particular order."""
+    if not isinstance(document.data, dict):
+        return
+    clusters = items_at(document, ("clusters",))
+    for path, cluster in clusters:
+        yield from _cluster(path, cluster)
+    names = {cluster.get("name"): cluster for _, cluster in clusters if isinstance(cluster.get("name"), str)}
+    for path, route in items_at(document, ("routes",)):
+        if "locality" in route:
+            yield from _route(document, path, route, names)
+
+
+def _balancers(cluster: dict[str, Any]) -> list[str]:
+    """The balancers that pick in a cluster, as far as they are known."""
+    names = (cluster.get("balancer", "round_robin"), cluster.get("shadow"))
+    return [name for name in names if isinstance(name, str) and name in BALANCERS]
+
+
+def _sees_data(cluster: dict[str, Any]) -> bool:
+    """Whether a balancer of the cluster goes by data; also when it is none that is known, which is a fault already."""
+    known = _balancers(cluster)
+    return any(balancer(name).sees_data for name in known) or len(known) < 1 + ("shadow" in cluster)
+
+
+def _cluster(path: Path, cluster: dict[str, Any]) -> Iterator[Conflict]:
+    name = cluster.get("balancer", "round_robin")
+    if "shadow" in cluster and cluster["shadow"] == name:
+        yield Conflict((*path, "shadow"), "is the balancer itself", "another balancer, or no such key")
+    if cluster.get("locality") is not None and not _sees_data(cluster):
+        yield Conflict((*path, "locality"), f"has no effect with {name}", "balancer: data_locality_aware")
+
+
+def _route(
+    document: Document, path: Path, route: dict[str, Any], clusters: dict[Any, dict[str, Any]]
+) -> Iterator[Conflict]:
+    own = (*path, "locality")
+    section = route["locality"]
+    if section is None:
+        yield Conflict(own, "is empty", "a mapping, or no such key")
+        return
+    if section == {}:
+        yield Conflict(
+            own, "names nothing", "where the data key is, such as data_key: {header: X-Dataset-Id}"
+        )
+        return
+    for action in ("respond", "redirect"):
+        if action in route:
+            yield Conflict(own, f"has no effect with {action}", "no locality")
+            return
+    used = [route.get("cluster"), *(part.get("cluster") for _, part in items_at(document, (*path, "split")))]
+    found = [clusters[name] for name in used if isinstance(name, str) and name in clusters]
+    if found and not any(map(_sees_data, found)):
+        names = ", ".join(dict.fromkeys(_balancers(cluster)[0] for cluster in found))
+        problem = f"has no effect: its cluster's balancer is {names}"
+        yield Conflict(own, problem, "balancer: data_locality_aware in that cluster, or no such key")
