@@ -176,6 +176,7 @@ class Downstream(asyncio.Protocol):
         self.wire.is_blocked = True
         plane = self._plane
         plane.blocked[self] = None
+        plane.buffers.on_blocked(self.wire.buffered_bytes)
         if self.phase is _IDLE:
             # Not idle before the client has taken its answer.
             self._wake()
