@@ -26,11 +26,12 @@ from proxy.policy.admission import Ticket
 from proxy.policy.balancer import balancer, make_picker
 from proxy.policy.failures import FailureKind
 from proxy.policy.hash_key import HashKey
+from proxy.policy.ignored import Ignored
 from proxy.policy.picker import Picker
 from proxy.policy.response_time import ResponseTimes
 from proxy.policy.retry import RetryBudget, others
 from proxy.policy.stickiness import Stickiness
-from proxy.scoreboard import C_STANDINGS, E_IN_FLIGHT, K_PANIC_PICKS
+from proxy.scoreboard import C_STANDINGS, E_IN_FLIGHT, K_IGNORED, K_PANIC_PICKS
 from proxy.snapshot import ClusterSpec, Snapshot
 from proxy.standings import Standings
 from proxy.surroundings import Peers, Surroundings
@@ -50,6 +51,7 @@ WORDS_PER_ESTIMATE = 10
 TRIAL_PATIENCE_S = 1.0
 
 _NO_TRIAL = -1
+_IGNORED_WORDS = {why: K_IGNORED + index for index, why in enumerate(Ignored)}
 
 
 class Cluster:
@@ -58,7 +60,7 @@ class Cluster:
     __slots__ = (
         "_control_row", "_has_limits", "_is_crowded", "_is_plain", "_peers", "_picker", "_refresh_at", "_slots",
         "_standings", "_surroundings", "_times", "_trials", "_waiting", "budget", "endpoints", "hash_key", "name",
-        "reads_request", "row", "spec", "stickiness",
+        "reads_request", "row", "sees_data", "spec", "stickiness",
     )  # fmt: skip
 
     def __init__(self, spec: ClusterSpec, surroundings: Surroundings) -> None:
@@ -70,6 +72,8 @@ class Cluster:
         """The cookie that keeps clients with their endpoint; `None` = there is none."""
         self.hash_key: HashKey | None = None
         """What of a request the balancer goes by; `None` = it does not."""
+        self.sees_data = False
+        """Whether the balancer, or its shadow, goes by the data that requests need."""
         self.reads_request = False
         """Whether `acquire` needs to know more of a request than that there is one."""
         self.budget = RetryBudget(spec.retry)
@@ -99,7 +103,8 @@ class Cluster:
         members = self._updated_members(spec)
         self.hash_key = HashKey(spec.hash) if kind.sees_key and spec.hash is not None else None
         self.stickiness = Stickiness(spec.sticky, members, spec.name) if spec.sticky is not None else None
-        self.reads_request = self.hash_key is not None or self.stickiness is not None
+        self.sees_data = any([balancer(name).sees_data for name in (spec.balancer, spec.shadow) if name])
+        self.reads_request = self.hash_key is not None or self.stickiness is not None or self.sees_data
         if not kind.sees_time:
             self._times = None
         elif self._times is None:
@@ -303,6 +308,10 @@ class Cluster:
             self._times.project(endpoints, now=now)
         self._is_crowded = self._has_limits and self._peers.waiting(self.spec.slot, now) > 0
         self._refresh_at = now + max(REFRESH_S, words * REFRESH_S_PER_WORD)
+
+    def on_ignored(self, why: Ignored) -> None:
+        """Something that a request or an answer says about data makes no sense."""
+        self.row[_IGNORED_WORDS[why]] += 1
 
     # ------------------------------------------------------------------ what became of leases
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,11 @@ class UnixAddress:
 Address = TcpAddress | UnixAddress
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
-    """What a picker may know about a request. Empty facts suit every balancer that looks at load alone."""
+class RequestFacts(NamedTuple):
+    """What a picker may know about a request. Empty facts suit every balancer that looks at load alone.
+
+    A tuple, because one is made for each request: a frozen dataclass of so many fields takes twice as long.
+    """
 
     data_keys: tuple[bytes, ...] = ()
     """Names of the data the request is about, each once and at most 64 bytes (`policy.data_key.short_key`); empty when

@@ -29,6 +29,7 @@ from hashlib import blake2b
 
 from proxy.errors import ProxyError, Reason
 from proxy.policy.failures import FailureKind
+from proxy.policy.ignored import Ignored
 from proxy.policy.rate_limit import TABLE_WORDS
 
 # The methods that have a column of their own; all others count as OTHER.
@@ -190,7 +191,11 @@ K_QUEUE_LEFT = 12
 K_RETRIES = 13
 K_RETRIES_OVER_BUDGET = 14
 K_PANIC_PICKS = 15
-CLUSTER_WORDS = 16
+K_IGNORED = 16
+"""One word for each `policy.ignored.Ignored`, in their order."""
+_IGNORED_WORDS = 16
+assert len(Ignored) <= _IGNORED_WORDS
+CLUSTER_WORDS = K_IGNORED + _IGNORED_WORDS
 MAX_CLUSTERS = 1024
 
 # Worker slots. Half are for workers that still drain while others have taken over, after a re-exec.
@@ -238,7 +243,7 @@ Row = memoryview
 def _layout() -> int:
     """A number that changes with the meaning of any word, so that two versions never misread each other."""
     names = {name: value for name, value in globals().items() if name.isupper() and isinstance(value, int)}
-    order = [each.name for each in (*Reason, *FailureKind)]
+    order = [each.name for each in (*Reason, *FailureKind, *Ignored)]
     told = repr((sorted(names.items()), METHODS, STATUS_LABELS, LATENCY_BOUNDS_S, order))
     return int.from_bytes(blake2b(told.encode(), digest_size=7).digest(), "big")
 

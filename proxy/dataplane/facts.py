@@ -44,13 +44,18 @@ def check_rate(limit: RateLimitSpec, exchange: "Exchange") -> None:
         raise RoutingError(Reason.RATE_LIMITED, retry_after_s=ceil(wait_s))
 
 
-def facts_of(cluster: Cluster, head: RequestHead, identity: ClientIdentity) -> RequestFacts:
+def facts_of(
+    cluster: Cluster, route: CompiledRoute, head: RequestHead, identity: ClientIdentity
+) -> RequestFacts:
     """What a cluster that looks at requests goes by. Its own cookie is taken out of `head`."""
-    stickiness, hash_key = cluster.stickiness, cluster.hash_key
-    return RequestFacts(
-        hash_key=hash_key.of(head, lambda: identity.client(head)) if hash_key is not None else None,
-        affinity=take_cookie(head, stickiness.name) if stickiness is not None else None,
-    )
+    stickiness = cluster.stickiness
+    affinity = take_cookie(head, stickiness.name) if stickiness is not None else None
+    hash_key = None
+    if cluster.hash_key is not None:
+        hash_key = cluster.hash_key.of(head, lambda: identity.client(head))
+    if not cluster.sees_data or route.data is None:
+        return RequestFacts(hash_key=hash_key, affinity=affinity)
+    return route.data.facts(head, cluster.on_ignored, hash_key=hash_key, affinity=affinity)
 
 
 def take_cookie(head: RequestHead, name: bytes) -> bytes | None:

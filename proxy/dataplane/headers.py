@@ -90,14 +90,19 @@ def parse_length(value: bytes) -> int:
 def find_field(raw: bytes, low: bytes, name: bytes) -> bytes | None:
     """Value of a field in a head, several joined by `, ` (RFC 9110 5.3); `None` when absent."""
     mark = b"\r\n" + name + b":"
-    found = []
     start = low.find(mark)
+    if start < 0:
+        return None
+    start += len(mark)
+    end = low.find(b"\r\n", start)
+    value = raw[start:end].strip(b" \t")
+    start = low.find(mark, end)
     while start >= 0:
         start += len(mark)
         end = low.find(b"\r\n", start)
-        found.append(raw[start:end].strip(b" \t"))
+        value += b", " + raw[start:end].strip(b" \t")
         start = low.find(mark, end)
-    return b", ".join(found) if found else None
+    return value
 
 
 def drop_fields(piece: bytes, names: set[bytes] | frozenset[bytes]) -> bytes:

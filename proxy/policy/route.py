@@ -29,6 +29,7 @@ from itertools import accumulate
 from random import Random
 
 from proxy.errors import Reason
+from proxy.policy.data_key import DataKeys
 from proxy.policy.rewrite import PathRewrite, Redirect, bare_prefix, compile_edits, compile_host
 from proxy.snapshot import (
     HeaderEdits,
@@ -53,6 +54,7 @@ class CompiledRoute:
         "_redirect",
         "_rewrite",
         "action",
+        "data",
         "fields",
         "host",
         "index",
@@ -76,6 +78,8 @@ class CompiledRoute:
         self.action = spec.action
         self.priority = spec.priority
         self.rate_limit = spec.rate_limit
+        self.data = DataKeys(spec.locality) if spec.locality is not None else None
+        """What tells which data its requests need; `None` = nothing does."""
         self.methods = frozenset(method.encode() for method in spec.match.methods)
         """Empty = any."""
         self.fields = tuple((name.encode(), value.encode()) for name, value in spec.match.headers)

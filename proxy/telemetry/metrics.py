@@ -43,6 +43,7 @@ from proxy.scoreboard import (
     Scoreboard,
 )
 from proxy.snapshot import CertificateSpec, EndpointSpec, Snapshot
+from proxy.telemetry.locality_metrics import locality_families
 from proxy.telemetry.processes import (
     SLOT_NAMES,
     ProcessReading,
@@ -227,6 +228,7 @@ class ScoreboardCollector(Collector):
         yield _certificate_ends(snapshot)
         yield from self._endpoint_families(snapshot)
         yield from standing_families(self._board, snapshot, now=self._clock.monotonic())
+        yield from locality_families(self._board, snapshot)
 
     def _worker_families(self) -> Iterator[Metric]:
         totals = read_totals(self._board)

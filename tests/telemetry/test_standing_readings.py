@@ -9,6 +9,7 @@ from proxy.model import TcpAddress
 from proxy.policy.breaker import Circuit, CircuitState
 from proxy.policy.failures import FailureKind
 from proxy.policy.health import HealthState
+from proxy.policy.ignored import Ignored
 from proxy.policy.slow_start import SlowStartParams
 from proxy.policy.standing import Marks
 from proxy.scoreboard import Scoreboard
@@ -137,4 +138,9 @@ def test_metrics(board):
     for name, word in words.items():
         assert values(name) == [20 * word + 1], name
     assert values("homeport_cluster_panic") == [1] and values("homeport_cluster_usable_endpoints") == [2]
+    reasons = {
+        sample.labels["reason"]: sample.value
+        for sample in families["homeport_cluster_ignored_data_values"].samples
+    }
+    assert reasons == {why.value: 20 * (sb.K_IGNORED + number) + 1 for number, why in enumerate(Ignored)}
     assert values("homeport_results_dropped") == [0]
