@@ -152,7 +152,8 @@ class Retry(Section):
     backoff: Duration = written("25ms")
     """Scale of the random pause before a retry, which grows with each. Default 25ms; 0 = at once."""
     max_backoff: Duration = written("250ms")
-    """Longest pause. Default 250ms."""
+    """Longest pause, and how long a request that failed without an answer waits for room in the budget. Default
+    250ms."""
     replay_bytes: Size = written("64KiB")
     """Request bodies up to this size are kept to be sent again; larger ones are not retried once some of it was sent.
     Memory per request. Default 64KiB; 0 = none is kept."""

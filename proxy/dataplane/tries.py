@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from proxy.cluster import Cluster
 from proxy.endpoint import Lease
-from proxy.errors import ExchangeError, Reason, RoutingError
+from proxy.errors import ExchangeError, Reason, RoutingError, UpstreamError
 from proxy.model import Outcome, RequestFacts
 from proxy.policy.admission import Ticket, urgency_of
 from proxy.policy.failures import FailureKind, kind_of_reason
@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from proxy.dataplane.reply_head import ReplyHead
 
 
+# Seconds between two looks whether the budget has room.
+ROOM_LOOK_S = 0.01
+
+
 class Tries:
     """The search for an endpoint for one exchange; a waiter in its cluster's queue."""
 
     __slots__ = (
-        "_cluster", "_delivery", "_exchange", "_pause", "_plane", "_ticket", "_token", "count", "facts", "failed",
-        "queue_s", "queued_at", "why_not",
+        "_cluster", "_delivery", "_exchange", "_owed", "_pause", "_plane", "_room_until", "_ticket", "_token", "count",
+        "facts", "failed", "queue_s", "queued_at", "why_not",
     )  # fmt: skip
 
     def __init__(self, exchange: "Exchange", cluster: Cluster, delivery: "Delivery") -> None:
@@ -45,6 +49,9 @@ class Tries:
         """Ids of those that failed it."""
         self._pause: asyncio.TimerHandle | None = None
         """Before the next try."""
+        self._owed: Reason | None = None
+        """What the client is told if the budget has no room for the next try until `_room_until`."""
+        self._room_until = 0.0
         self._ticket: Ticket[Waiter] | None = None
         """The place in the cluster's queue."""
         self.queued_at = 0.0
@@ -98,29 +105,36 @@ class Tries:
 
     # ------------------------------------------------------------------ another try
 
-    def try_again(self, kind: FailureKind, status: int = 0, *, keeps: bool = False, now: float) -> bool:
-        """Ask another endpoint after a pause, if that is allowed and there is one, because of `kind`, or of an answer
-        with `status` (0 = there was none). `keeps` = the failed one's connection can be used again."""
+    def try_again(
+        self,
+        kind: FailureKind,
+        status: int = 0,
+        *,
+        reason: Reason | None = None,
+        keeps: bool = False,
+        now: float,
+    ) -> bool:
+        """Ask another endpoint after a pause, if that is allowed and there is one, because of `kind`: of an answer with
+        `status`, or, when there was none, of `reason`. `keeps` = the failed one's connection can be used again.
+
+        Without an answer to pass on there is no hurry: when the budget has no room at this moment, the pause goes on
+        until it has, for up to `max_backoff_s`. An endpoint that stops fails many requests in one tick.
+        """
         self._give_back()
         cluster, exchange, delivery = self._cluster, self._exchange, self._delivery
         assert exchange is not None
         is_trial = delivery.is_trial and kind in cluster.spec.breaker.failures
-        self.why_not = why = self._why_not(exchange, kind, status, is_trial, now)
+        why = self._why_not(exchange, kind, status, is_trial, now)
+        if why is NoRetry.BUDGET and reason is not None and cluster.budget.has_credit(now):
+            self._owed, self._room_until = reason, now + cluster.spec.retry.max_backoff_s
+            why = None
+        self.why_not = why
         if why is not None:
-            if why is NoRetry.BUDGET:
-                cluster.row[K_RETRIES_OVER_BUDGET] += 1
+            cluster.row[K_RETRIES_OVER_BUDGET] += why is NoRetry.BUDGET
             return False
-        cluster.row[K_RETRIES] += 1
-        assert delivery.endpoint is not None
-        delivery.endpoint.row[E_RETRIES] += 1
-        pause_s = 0.0
-        if is_trial:
-            delivery.may_try = False  # once is enough
-        else:
-            cluster.row[K_RETRYING] += 1
-            self._token = cluster.budget
-            pause_s = backoff_s(cluster.spec.retry, self.count, self._plane.rng)
-            self.count += 1
+        pause_s = 0.0 if is_trial else backoff_s(cluster.spec.retry, self.count, self._plane.rng)
+        if self._owed is None:
+            self._begin_retry(is_trial)
         if keeps:
             delivery.give_back(now)
         delivery.end_try(Outcome.UPSTREAM_FAILED, kind, now=now)
@@ -128,6 +142,19 @@ class Tries:
         exchange.reply.restart()
         exchange.wait()
         return True
+
+    def _begin_retry(self, is_trial: bool) -> None:
+        """Count a retry, for which a token was taken unless it follows a trial."""
+        cluster, delivery = self._cluster, self._delivery
+        cluster.row[K_RETRIES] += 1
+        assert delivery.endpoint is not None
+        delivery.endpoint.row[E_RETRIES] += 1
+        if is_trial:
+            delivery.may_try = False  # once is enough
+        else:
+            cluster.row[K_RETRYING] += 1
+            self._token = cluster.budget
+            self.count += 1
 
     def _why_not(
         self, exchange: "Exchange", kind: FailureKind, status: int, is_trial: bool, now: float
@@ -155,10 +182,28 @@ class Tries:
         self._pause = None
         exchange = self._exchange
         assert exchange is not None
+        now = self._plane.monotonic()
+        if self._owed is not None and not self._has_found_room(self._owed, exchange, now):
+            return
         try:
-            exchange.find_endpoint(self._plane.monotonic())
+            exchange.find_endpoint(now)
         except ExchangeError as error:
             exchange.fail(error)
+
+    def _has_found_room(self, reason: Reason, exchange: "Exchange", now: float) -> bool:
+        """Whether the budget lets the retry begin that waits for room; if not, it waits on, or fails for `reason`."""
+        cluster = self._cluster
+        if cluster.budget.try_take(cluster.active, now=now):
+            self._owed = None
+            self._begin_retry(is_trial=False)
+            return True
+        if now < self._room_until:
+            self._pause = self._plane.loop.call_later(ROOM_LOOK_S, self._on_pause_end)
+        else:
+            cluster.row[K_RETRIES_OVER_BUDGET] += 1
+            self.why_not = NoRetry.BUDGET
+            exchange.fail(UpstreamError(reason))
+        return False
 
     def _give_back(self) -> None:
         if self._token is not None:
@@ -192,7 +237,8 @@ def tries_of(exchange: "Exchange") -> Tries:
 def is_failure_retried(exchange: "Exchange", reason: Reason) -> bool:
     """Whether the request goes to another endpoint because this one failed it."""
     kind = kind_of_reason(reason)
-    return kind is not None and tries_of(exchange).try_again(kind, now=exchange.plane.monotonic())
+    now = exchange.plane.monotonic()
+    return kind is not None and tries_of(exchange).try_again(kind, reason=reason, now=now)
 
 
 def is_answer_retried(exchange: "Exchange", head: "ReplyHead", kind: FailureKind | None, now: float) -> bool:

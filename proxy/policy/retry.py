@@ -47,7 +47,7 @@ class RetryParams:
     backoff_s: float = 0.025
     """Scale of the pause before a retry: the first is up to this long. 0 = at once."""
     max_backoff_s: float = 0.25
-    """Longest pause."""
+    """Longest pause; also how long one that failed without an answer waits for room in the budget."""
     replay_bytes: int = 64 * 1024
     """Request bodies up to this size are kept until the answer begins, to be sent again; requests with larger ones are
     not retried once some of it was sent. Memory per request in flight."""
@@ -205,6 +205,13 @@ class RetryBudget:
             self._requests.add(self._fresh, now)
             self._fresh = 0
 
+    def has_credit(self, now: float) -> bool:
+        """Whether there is room for a retry, or will be when one ends that is in flight."""
+        self.fold(now)
+        params = self._params
+        allowed = params.budget_percent / 100.0 * self._requests.total_at(now)
+        return self._retries.total_at(now) < allowed + params.min_retries * params.window_s
+
     def try_take(self, active: int, *, now: float) -> bool:
         """Begin a retry if there is room; `active` are the cluster's requests in flight, retries included.
 
@@ -212,11 +219,7 @@ class RetryBudget:
         """
         params = self._params
         share = params.budget_percent / 100.0
-        if self.in_flight >= max(share * active, params.min_retries):
-            return False
-        self.fold(now)
-        allowed = share * self._requests.total_at(now) + params.min_retries * params.window_s
-        if self._retries.total_at(now) >= allowed:
+        if self.in_flight >= max(share * active, params.min_retries) or not self.has_credit(now):
             return False
         self.in_flight += 1
         self._retries.add(1, now)

@@ -15,6 +15,8 @@ from support.wait import wait_for
 TURNS = 2
 # A circuit that opens at once and is tried again and again.
 TRIED = {"circuit_breaker": {"failure_threshold": 1, "recovery_timeout": "20ms"}}
+# At most three retries at once, and time for all that come together.
+PATIENT = {"per_try_timeout": "200ms", "max_backoff": "10s"}
 NO_RETRIES = {"max_retries": 0, "budget_percent": 0, "min_retries": 0}
 
 
@@ -32,6 +34,7 @@ class Pair:
             settings.cluster("alone", self.bad.address, **settings.STUBBORN),
             settings.cluster("off", *both, retry={"max_retries": 0}, **settings.STUBBORN),
             settings.cluster("hasty", *both, retry={"per_try_timeout": "200ms"}, **settings.STUBBORN),
+            settings.cluster("crowded", *both, retry=PATIENT, **settings.STUBBORN),
             settings.cluster("small", *both, retry={"replay_bytes": 1000}, **settings.STUBBORN),
             settings.cluster(
                 "poor", *both, retry={"budget_percent": 0, "min_retries": 0}, **settings.STUBBORN
@@ -212,6 +215,31 @@ def test_who_does_not_answer_in_time_is_passed_over(pair: Pair, client: Client, 
     pair.bad.on(target, lambda exchange: exchange.wait_gone())
     for _ in range(TURNS):
         assert client.ask("GET", target).status == 200
+
+
+def test_more_that_fail_together_than_the_budget_has_room_for(
+    pair: Pair, connect: OpenClient, path: str
+) -> None:
+    """An endpoint that stops leaves many waiting, whose time ends in one tick: they take turns."""
+    target = "/crowded" + path
+    pair.bad.on(target, lambda exchange: exchange.wait_gone())
+    clients = [connect(pair.daemon) for _ in range(24)]
+    for client in clients:
+        client.send(request("GET", target))
+    assert [client.reply().status for client in clients] == [200] * len(clients)
+    assert len(pair.bad.seen(target)) >= len(clients) // 3
+
+
+def test_room_in_the_budget_is_not_waited_for_without_end(pair: Pair, connect: OpenClient, path: str) -> None:
+    target = "/hasty" + path
+    for origin in (pair.bad, pair.good):
+        origin.on(target, lambda exchange: exchange.wait_gone())
+    clients = [connect(pair.daemon) for _ in range(24)]
+    for client in clients:
+        client.send(request("GET", target))
+    assert [client.reply().status for client in clients] == [504] * len(clients)
+    reasons = {line["not_retried"] for line in pair.logged(target, len(clients))}
+    assert reasons == {"the retry budget is used up", "every other endpoint failed it or cannot take it"}
 
 
 def test_the_whole_time_holds_for_all_tries(pair: Pair, connect: OpenClient, path: str) -> None:

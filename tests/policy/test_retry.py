@@ -158,6 +158,17 @@ def test_share_of_those_begun():
     assert retries.try_take(10, now=11)  # the window has passed
 
 
+def test_room_that_will_be_there():
+    """With too many in flight one of them may end; what was begun in the window stays begun."""
+    retries = budget(100)
+    assert taken(retries, 10, 0) == 3
+    assert retries.has_credit(0)
+    while retries.try_take(1000, now=0):
+        pass
+    assert retries.in_flight == 20 + 30 and not retries.has_credit(0)
+    assert retries.has_credit(10)
+
+
 def test_off():
     assert taken(budget(1000, budget_percent=0, min_retries=0), 1000, 0) == 0
 
