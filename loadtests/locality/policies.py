@@ -10,6 +10,7 @@ Foresight         the same, and what the choice costs those that come after, fro
 import math
 from bisect import bisect
 from hashlib import blake2b
+from random import Random
 
 from loadtests.locality.physics import Endpoint
 from loadtests.locality.simulation import Reply, World
@@ -69,39 +70,55 @@ class BoundedHash:
         self._in_flight = [0] * world.trace.scenario.endpoints
         self._fleet: tuple[int, ...] = ()
         self._ring: list[tuple[int, int]] = []
-        self._walks: dict[str, tuple[int, ...]] = {}
+        self._orders: dict[str, tuple[int, ...]] = {}
 
     def on_fleet(self, endpoints: tuple[int, ...], *, now: float) -> None:
         self._fleet = endpoints
         self._ring = sorted((_hash(f"{e} {point}"), e) for e in endpoints for point in range(RING_POINTS))
-        self._walks = {}
+        self._orders = {}
 
     def choose(self, request: Request, *, now: float) -> int:
         places = -(-(sum(self._in_flight) + 1) * EXCESS_PERCENT // 100)
-        each, left = divmod(places, len(self._fleet))
-        without_extra = len(self._fleet) - left
-        walk = self._walk(request.dataset)
-        chosen = next(
-            (
-                endpoint
-                for endpoint in walk
-                if self._in_flight[endpoint] < max(1, each + (self._fleet.index(endpoint) >= without_extra))
-            ),
-            walk[0],
-        )
+        if (order := self._orders.get(request.dataset.name)) is None:
+            order = self._orders[request.dataset.name] = self._order(request.dataset.name)
+        chosen = self._first_with_place(order, places)
         self._in_flight[chosen] += 1
         return chosen
 
     def on_done(self, request: Request, endpoint: int, reply: Reply, *, now: float) -> None:
         self._in_flight[endpoint] -= 1
 
-    def _walk(self, wanted: Dataset) -> tuple[int, ...]:
-        """The endpoints in the order in which the ring has them from the key on."""
-        if (known := self._walks.get(wanted.name)) is None:
-            first = bisect(self._ring, (_hash(wanted.name), -1))
-            around = self._ring[first:] + self._ring[:first]
-            known = self._walks[wanted.name] = tuple(dict.fromkeys(endpoint for _, endpoint in around))
-        return known
+    def _order(self, key: str) -> tuple[int, ...]:
+        """The endpoints as the ring has them from the key on."""
+        first = bisect(self._ring, (_hash(key), -1))
+        around = self._ring[first:] + self._ring[:first]
+        return tuple(dict.fromkeys(endpoint for _, endpoint in around))
+
+    def _first_with_place(self, order: tuple[int, ...], places: int) -> int:
+        each, left = divmod(places, len(self._fleet))
+        with_extra = self._fleet[len(self._fleet) - left :]
+        for endpoint in order:
+            if self._in_flight[endpoint] < max(1, each + (endpoint in with_extra)):
+                return endpoint
+        return order[0]
+
+
+class JumpingHash(BoundedHash):
+    """The same as Envoy does it (`BoundedLoadHashingLoadBalancer`): an equal share of the places, rounded up, may be
+    taken before the next one; then the key decides on an order at random (arXiv 1908.08762), so that what overflows is
+    spread; when all are full, the one that is least over its share."""
+
+    def _order(self, key: str) -> tuple[int, ...]:
+        owner, *others = super()._order(key)
+        Random(key).shuffle(others)
+        return owner, *others
+
+    def _first_with_place(self, order: tuple[int, ...], places: int) -> int:
+        share = max(1, -(-places // len(self._fleet)))
+        for endpoint in order:
+            if self._in_flight[endpoint] <= share:
+                return endpoint
+        return min(order, key=lambda endpoint: self._in_flight[endpoint])
 
 
 class Greedy:

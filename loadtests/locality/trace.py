@@ -34,6 +34,8 @@ class Scenario:
 
     name: str
     title: str
+    rate: float = 300.0
+    """Requests/s that the best of the other proxies bears, as `calibration` finds it."""
     zipf: float = 1.0
     """Exponent of popularity: the key of rank r is asked for in proportion to r^-zipf. 0 = all alike."""
     shifts: bool = False
@@ -64,12 +66,12 @@ class Scenario:
 
 
 SCENARIOS = (
-    Scenario("shift", "Zipf 1.0, shifts half way", shifts=True),
-    Scenario("shift-1.1", "Zipf 1.1, shifts half way", zipf=1.1, shifts=True),
-    Scenario("flat", "flat popularity", zipf=0.0),
-    Scenario("slow", "one endpoint 3 × slower", shifts=True, slowness=3.0),
-    Scenario("dies", "one endpoint dies half way", change=Change.DIES),
-    Scenario("joins", "one endpoint joins half way", change=Change.JOINS),
+    Scenario("shift", "Zipf 1.0, shifts half way", rate=350, shifts=True),
+    Scenario("shift-1.1", "Zipf 1.1, shifts half way", rate=400, zipf=1.1, shifts=True),
+    Scenario("flat", "flat popularity", rate=165, zipf=0.0),
+    Scenario("slow", "one endpoint 3 × slower", rate=300, shifts=True, slowness=3.0),
+    Scenario("dies", "one endpoint dies half way", rate=280, change=Change.DIES),
+    Scenario("joins", "one endpoint joins half way", rate=280, change=Change.JOINS),
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 

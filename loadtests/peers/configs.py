@@ -21,7 +21,7 @@ class Place:
 
     port: int
     tls_port: int
-    origins: tuple[int, int]
+    origins: tuple[int, ...]
     directory: Path
     certificate: Path
     """PEM: certificate and key."""

@@ -85,7 +85,7 @@ def _cpu(axes: Axes, results: Results, names: list[str]) -> None:
     axes.legend(
         ncols=len(names) or 1, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize=8
     )
-    _plain(axes)
+    plain(axes)
 
 
 def _bars(axes: Axes, names: list[str], figure: Callable[[str], float | None], title: str, form: str) -> None:
@@ -100,9 +100,10 @@ def _bars(axes: Axes, names: list[str], figure: Callable[[str], float | None], t
     axes.margins(x=0.18)
     axes.set_xlim(left=0)
     axes.set_title(title, loc="left", fontsize=10)
-    _plain(axes)
+    plain(axes)
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Without the lines at its top and right."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

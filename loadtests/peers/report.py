@@ -89,7 +89,8 @@ def _ratio_table(results: Results, style: box.Box) -> Table:
     return table
 
 
-def _verdict_table(found: list[Verdict], style: box.Box) -> Table:
+def verdict_table(found: list[Verdict], style: box.Box) -> Table:
+    """Every target, what was measured, and whether that is enough."""
     table = Table(title="Targets", box=style, title_justify="left")
     for title in ("target", "measured", "met"):
         table.add_column(title)
@@ -109,7 +110,7 @@ def tables(results: Results, style: box.Box = box.SIMPLE_HEAD) -> list[Table]:
         _memory_table(results, style),
     ]
     if SUBJECT in results.versions:
-        made += [_ratio_table(results, style), _verdict_table(verdicts(results), style)]
+        made += [_ratio_table(results, style), verdict_table(verdicts(results), style)]
     return [table for table in made if table.row_count]
 
 

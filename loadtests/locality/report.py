@@ -1,0 +1,176 @@
+"""What a run found out, as tables for people and as JSON for programs."""
+
+import math
+import os
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+
+import orjson
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from loadtests.locality.bench import Settings
+from loadtests.locality.results import BOUND, Cell, Results, Run, verdicts
+from loadtests.locality.trace import BY_NAME
+from loadtests.peers.report import verdict_table
+
+ABSENT = "–"
+MS = 1000
+
+
+def tables(results: Results, style: box.Box = box.SIMPLE_HEAD) -> list[Table]:
+    """One for each scenario and load, then the capacity and the targets."""
+    made = [_cell_table(results, cell, style) for cell in results.runs]
+    if results.ladder:
+        made.append(_ladder_table(results, style))
+    return [*made, verdict_table(verdicts(results), style)]
+
+
+def _cell_table(results: Results, cell: Cell, style: box.Box) -> Table:
+    runs = results.runs[cell]
+    rate = cell.share * results.rates[cell.scenario]
+    seeds = max(map(len, runs.values()), default=0)
+    title = (
+        f"{BY_NAME[cell.scenario].title}: {rate:.0f} requests/s = {cell.share:g} of what the best other bears"
+    )
+    table = Table(title=f"{title} ({seeds} seeds)", box=style, title_justify="left")
+    table.add_column("")
+    for heading in (
+        "hit ratio",
+        "mean ms",
+        "p50 ms",
+        "p99 ms",
+        "range",
+        "p99 ÷ best",
+        "mean ÷ best",
+        "growth",
+    ):
+        table.add_column(heading, justify="right")
+    table.add_column("failed", justify="right")
+    table.add_column("proxy's CPU µs", justify="right")
+    for name, found in runs.items():
+        table.add_row(name, *_figures(results, cell, name), _cpu(found), style=_style(results, name))
+    return table
+
+
+def _style(results: Results, name: str) -> str | None:
+    return "dim" if name == BOUND else "bold" if name == next(iter(results.versions), "") else None
+
+
+def _figures(results: Results, cell: Cell, name: str) -> list[str]:
+    def of(figure: str, unit: float = 1.0, form: str = ".2f") -> str:
+        value = results.median(cell, name, figure)
+        return ABSENT if value is None else format(value * unit, form)
+
+    p99 = [value * MS for value in results.values(cell, name, "p99_s")]
+    ratios = [results.ratio(cell, name, figure) for figure in ("p99_s", "mean_s")]
+    return [
+        of("hit_ratio", form=".3f"),
+        of("mean_s", MS, ".0f"),
+        of("p50_s", MS, ".0f"),
+        of("p99_s", MS, ".0f"),
+        f"{min(p99):.0f}–{max(p99):.0f}",
+        *(ABSENT if ratio is None else f"{ratio:.2f}" for ratio in ratios),
+        of("growth"),
+        str(sum(run.figures.failed for run in results.runs[cell][name])),
+    ]
+
+
+def _cpu(runs: list[Run]) -> str:
+    used = median(run.cpu_us for run in runs)
+    return f"{used:.0f}" if used else ABSENT
+
+
+def _ladder_table(results: Results, style: box.Box) -> Table:
+    title = "Highest rate with a p99 of 1 s, requests/s"
+    table = Table(title=title, box=style, title_justify="left")
+    table.add_column("")
+    table.add_column("rate", justify="right")
+    for name in results.versions:
+        capacity = results.capacity(name)
+        table.add_row(name, ABSENT if capacity is None else f"{capacity:.0f}")
+    return table
+
+
+def notes(results: Results) -> list[str]:
+    """What a reader must know besides the figures."""
+    versions = "; ".join(f"{name} {version}" for name, version in results.versions.items())
+    runs = [run for peers in results.runs.values() for found in peers.values() for run in found]
+    busy, others = (max((getattr(run, share) for run in runs), default=0.0) for share in ("busy", "others"))
+    said = [
+        f"Medians of seeds; best = the best median of the other proxies; {BOUND} = a simulated policy that knows "
+        "everything beforehand. A failed request counts as one that takes for ever, except in the mean.",
+        f"{versions}. The cores were busy {busy:.0%} of the time at most, other programs had {others:.0%} at most.",
+    ]
+    said += [f"{name} did not run: {reason}" for name, reason in results.absent.items()]
+    return said + [f"doubtful: {problem}" for problem in results.problems()]
+
+
+def show(results: Results, console: Console) -> None:
+    """Print everything."""
+    for table in tables(results):
+        console.print(table)
+    for note in notes(results):
+        console.print(note, markup=False, highlight=False)
+
+
+def write_markdown(results: Results, path: Path) -> None:
+    """The tables for a document."""
+    with path.open("w") as file:
+        console = Console(file=file, width=400, no_color=True)
+        for table in tables(results, box.MARKDOWN):
+            title, table.title = table.title, None
+            console.print(f"### {title}\n", markup=False)
+            console.print(table)
+            console.print()
+        for note in notes(results):
+            console.print(f"- {note}", markup=False)
+
+
+def write_json(results: Results, settings: Settings, path: Path) -> None:
+    """All figures of every run, and the machine they are from."""
+    document = {
+        "machine": {
+            "cpus": os.cpu_count(),
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+        },
+        "settings": {
+            "seconds": settings.seconds,
+            "warm_up_s": settings.warm_up_s,
+            "seeds": settings.seeds,
+            "at_once": settings.at_once,
+            "is_silent": settings.is_silent,
+        },
+        "versions": results.versions,
+        "absent": results.absent,
+        "rates": results.rates,
+        "cells": _cells(results.runs),
+        "ladder": _cells(results.ladder),
+        "capacity": {name: results.capacity(name) for name in results.versions},
+        "targets": [
+            {"target": v.target, "limit": v.limit, "value": v.value, "met": v.is_met}
+            for v in verdicts(results)
+        ],
+        "problems": results.problems(),
+    }
+    path.write_bytes(orjson.dumps(_finite(document), option=orjson.OPT_INDENT_2))
+
+
+def _cells(runs: dict[Cell, dict[str, list[Run]]]) -> list[dict[str, object]]:
+    return [
+        {**asdict(cell), "peers": {name: [asdict(run) for run in found] for name, found in peers.items()}}
+        for cell, peers in runs.items()
+    ]
+
+
+def _finite(value: object) -> object:
+    """JSON has no infinity: null stands for it."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
