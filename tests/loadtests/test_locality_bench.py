@@ -79,9 +79,9 @@ def test_a_whole_run(scenario, tmp_path):
     assert run["figures"]["p99_s"] > 0.0
 
 
-def test_homeport_takes_its_configuration(tmp_path):
-    peer = PEERS["homeport-hash"]
-    peer.launch(sys.executable, place_in(tmp_path))
+@pytest.mark.parametrize("name", [peer.name for peer in PEERS.values() if peer.is_ours])
+def test_homeport_takes_its_configuration(name, tmp_path):
+    PEERS[name].launch(sys.executable, place_in(tmp_path))
     load_file(tmp_path / "homeport.yaml")
 
 
