@@ -103,8 +103,8 @@ class KeySource(Section):
     """JSON pointer (RFC 6901) into the request's body, to a string, a whole number or a list of them:
     `/query/dataset`. The endpoint is picked when the body is here, or known to be larger than `max_body`. Default
     none."""
-    max_body: Annotated[int, size(1, 16 * 1024 * 1024)] = written("64KiB")
-    """With `json`: bodies that are larger go on without a key from it, 1B to 16MiB. Each request in progress may hold
+    max_body: Annotated[int, size(1, 1024 * 1024)] = written("64KiB")
+    """With `json`: bodies that are larger go on without a key from it, 1B to 1MiB. Each request in progress may hold
     so much memory. Default 64KiB."""
     function: FunctionName = ""
     """`module:function`: a Python function that is called with the request (`method`, `path`, `query`, `header(name)`)

@@ -197,7 +197,7 @@ def begin_delivery(exchange: "Exchange", cluster: Cluster, route: CompiledRoute,
     head, downstream = exchange.head, exchange.downstream
     identity = downstream.identity
     # First: the cluster's own cookie is taken out.
-    facts = facts_of(cluster, route, head, identity) if cluster.reads_request else NO_FACTS
+    facts = facts_of(exchange, cluster, route, body) if cluster.reads_request else NO_FACTS
     lines = identity.lines(head)
     sent = compose_request(head, route, lines, exchange.request_id, downstream.local_authority)
     replay_bytes = cluster.spec.retry.replay_bytes

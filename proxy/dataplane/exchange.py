@@ -7,6 +7,8 @@ reading stops and the client's connection closes after it (RFC 9112 9.6).
 from typing import TYPE_CHECKING
 
 from proxy.cluster import Cluster
+from proxy.dataplane.body_wait import BodyWait, wait_for_body
+from proxy.dataplane.deadlines import next_step
 from proxy.dataplane.delivery import Delivery, begin_delivery
 from proxy.dataplane.facts import check_rate, find_route
 from proxy.dataplane.reply import Reply
@@ -40,11 +42,7 @@ _SWITCHED = State.SWITCHED
 _DONE = State.DONE
 _OK = Outcome.OK
 _FAILED = Outcome.UPSTREAM_FAILED
-_RESPONSE_TIMEOUT = Reason.RESPONSE_TIMEOUT
 
-# A client that announces a body and sends none takes no endpoint for this long. Most send it with the head; one that
-# waits for an early answer still gets it.
-BODY_WAIT_S = 0.2
 # Body bytes taken from a client while its connection to the endpoint is being made.
 CONNECT_BUFFER_BYTES = 64 * 1024
 
@@ -53,8 +51,8 @@ class Exchange:
     """A request, the endpoint chosen for it, and the reply on its way back."""
 
     __slots__ = (
-        "_table", "_upload", "cluster", "connected_at", "delivery", "downstream", "head", "plane", "received_bytes",
-        "reply", "request_id", "route", "started", "state",
+        "_body_wait", "_table", "_upload", "cluster", "connected_at", "delivery", "downstream", "head", "plane",
+        "received_bytes", "reply", "request_id", "route", "started", "state",
     )  # fmt: skip
 
     def __init__(self, downstream: "Downstream", plane: "Plane", head: RequestHead, now: float) -> None:
@@ -70,6 +68,8 @@ class Exchange:
         self.delivery: Delivery | None = None
         self._upload: Upload | None = None
         """The body that is still to come; `None` when all of it has."""
+        self._body_wait: BodyWait | None = None
+        """What has to come of it before an endpoint is picked."""
         self.reply = Reply(head, downstream)
         self.connected_at = 0.0
         self.received_bytes = 0
@@ -81,7 +81,8 @@ class Exchange:
     @property
     def buffered_bytes(self) -> int:
         """Bytes held on their way to the endpoint."""
-        return self.delivery.buffered_bytes if self.delivery is not None else 0
+        holder = self.delivery or self._body_wait
+        return holder.buffered_bytes if holder is not None else 0
 
     @property
     def is_receiving(self) -> bool:
@@ -117,12 +118,13 @@ class Exchange:
                 self._answer(204, b"", [], Outcome.LOCAL)
                 return
             self.cluster = self._table.clusters[route.choose_cluster(self.plane.rng)]
-            if self._upload is not None and not rest and not head.expect:
+            if self._upload is not None:
                 # Take no endpoint before there is something to send it: slow uploads would use them up.
-                self.state = _WAITING_BODY
-                self.downstream.set_deadline(self.started + BODY_WAIT_S, Reason.BODY_TIMEOUT)
-                return
-            self._dispatch(body)
+                self._body_wait = wait_for_body(self, self._upload, body, self._table.timeouts.body_s)
+                if self._body_wait is not None:
+                    self.state = _WAITING_BODY
+                    return
+            self._dispatch(body, self.started)
         except ExchangeError as error:
             self.fail(error)
 
@@ -147,14 +149,15 @@ class Exchange:
                 self.downstream.hold(upload.extra)
         return out
 
-    def _dispatch(self, body: bytes) -> None:
+    def _dispatch(self, body: bytes, now: float) -> None:
         """Send the head, and what is here of the body, to an endpoint. Raises `RoutingError`."""
         assert self.cluster is not None and self.route is not None
+        self._body_wait = None
         self.delivery = begin_delivery(self, self.cluster, self.route, body)
         self.cluster.budget.on_request()
         if total_s := self.cluster.spec.timeouts.total_s:
             self.downstream.total_deadline = self.started + total_s
-        self.find_endpoint(self.started)
+        self.find_endpoint(now)
 
     def find_endpoint(self, now: float) -> None:
         """Send the request to an endpoint, or wait in the cluster's queue for one. Raises `RoutingError`."""
@@ -217,19 +220,8 @@ class Exchange:
         if downstream.wire.is_blocked:
             return  # it is watched as a slow client
         assert self.delivery is not None and self.cluster is not None
-        timeouts = self.cluster.spec.timeouts
-        upstream = self.delivery.upstream
-        if upstream is None:
-            timeout, reason = timeouts.connect_s, Reason.CONNECT_TIMEOUT
-        elif self.state is _REPLYING or upstream.wire.is_blocked:
-            timeout, reason = timeouts.idle_s, Reason.IDLE_TIMEOUT
-        elif self._upload is None or not self._upload.is_awaited:
-            timeout, reason = timeouts.response_s, _RESPONSE_TIMEOUT
-            per_try = self.cluster.spec.retry.per_try_timeout_s
-            if per_try and (not timeout or per_try < timeout):
-                timeout = per_try
-        else:
-            timeout, reason = self._table.timeouts.body_s, Reason.BODY_TIMEOUT
+        upstream, upload, clients = self.delivery.upstream, self._upload, self._table.timeouts
+        timeout, reason = next_step(self.state, self.cluster.spec, clients, upstream, upload)
         downstream.deadline = now + timeout if timeout else 0.0
         downstream.deadline_reason = reason
 
@@ -237,8 +229,11 @@ class Exchange:
         """More of the request's body."""
         try:
             out = self._take_body(data)
-            if self.state is _WAITING_BODY:
-                self._dispatch(out)
+            if self._body_wait is not None:
+                now = self.plane.monotonic()
+                body = self._body_wait.add(out, self._upload, now)
+                if body is not None:
+                    self._dispatch(body, now)
                 return
         except ExchangeError as error:
             self.fail(error)
@@ -385,8 +380,8 @@ class Exchange:
     def on_downstream_writable(self) -> None:
         """The client has taken everything."""
         now = self.plane.monotonic()
-        if self.state is _WAITING_BODY:
-            self.downstream.set_deadline(now + BODY_WAIT_S, Reason.BODY_TIMEOUT)
+        if self._body_wait is not None:
+            self._body_wait.await_piece(now)
         elif self.state is _WAITING:
             self.wait()
         elif self.delivery is not None and self.state is not _DONE:
@@ -429,9 +424,9 @@ class Exchange:
 
     def on_deadline(self, reason: Reason) -> None:
         """The time allowed for the present step is over."""
-        if self.state is _WAITING_BODY:
+        if self._body_wait is not None and not self._body_wait.is_for_all:
             try:
-                self._dispatch(b"")
+                self._dispatch(b"", self.plane.monotonic())
             except ExchangeError as error:
                 self.fail(error)
         elif reason.status < 500:

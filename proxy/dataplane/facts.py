@@ -5,10 +5,12 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from proxy.cluster import Cluster
-from proxy.dataplane.forwarding import ClientIdentity
+from proxy.dataplane.body_wait import read_document
 from proxy.dataplane.request_head import RequestHead
 from proxy.errors import Reason, RoutingError
 from proxy.model import RequestFacts
+from proxy.policy.data_key import NO_DOCUMENT
+from proxy.policy.ignored import Ignored
 from proxy.policy.path import routing_path
 from proxy.policy.route import CompiledRoute, RouteTable
 from proxy.policy.stickiness import cookie_value, without_cookie
@@ -44,10 +46,10 @@ def check_rate(limit: RateLimitSpec, exchange: "Exchange") -> None:
         raise RoutingError(Reason.RATE_LIMITED, retry_after_s=ceil(wait_s))
 
 
-def facts_of(
-    cluster: Cluster, route: CompiledRoute, head: RequestHead, identity: ClientIdentity
-) -> RequestFacts:
-    """What a cluster that looks at requests goes by. Its own cookie is taken out of `head`."""
+def facts_of(exchange: "Exchange", cluster: Cluster, route: CompiledRoute, body: bytes) -> RequestFacts:
+    """What a cluster that looks at requests goes by; `body` is what is here of the body. The cluster's own cookie is
+    taken out of the head."""
+    head, identity = exchange.head, exchange.downstream.identity
     stickiness = cluster.stickiness
     affinity = take_cookie(head, stickiness.name) if stickiness is not None else None
     hash_key = None
@@ -55,7 +57,21 @@ def facts_of(
         hash_key = cluster.hash_key.of(head, lambda: identity.client(head))
     if not cluster.sees_data or route.data is None:
         return RequestFacts(hash_key=hash_key, affinity=affinity)
-    return route.data.facts(head, cluster.on_ignored, hash_key=hash_key, affinity=affinity)
+    document: object = NO_DOCUMENT
+    size = 0
+    if head.has_body and route.data.max_body_bytes:
+        if exchange.is_receiving:
+            cluster.on_ignored(Ignored.BODY_TOO_LARGE)
+        else:
+            document, size = read_document(head, body, cluster)
+    return route.data.facts(
+        head,
+        cluster.on_ignored,
+        body=document,
+        body_bytes=size,
+        hash_key=hash_key,
+        affinity=affinity,
+    )
 
 
 def take_cookie(head: RequestHead, name: bytes) -> bytes | None:

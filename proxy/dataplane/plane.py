@@ -22,7 +22,7 @@ from proxy.dataplane.pool import Pool
 from proxy.dataplane.tls import TlsContexts
 from proxy.endpoint import Endpoint
 from proxy.errors import REASON_INDEX, Reason
-from proxy.model import Outcome
+from proxy.model import NO_FACTS, Outcome
 from proxy.policy.rate_limit import RateTable
 from proxy.scoreboard import (
     E_LATENCY_SUM_US,
@@ -235,6 +235,7 @@ class Plane:
         route, cluster, delivery = exchange.route, exchange.cluster, exchange.delivery
         endpoint = delivery.endpoint if delivery is not None else None
         tries = delivery.tries if delivery is not None else None
+        facts = delivery.facts if delivery is not None else NO_FACTS
         self.access_log.add(
             (
                 self._wall(), exchange.request_id, downstream.peer, downstream.listener.name, head.method,
@@ -244,7 +245,8 @@ class Plane:
                 delivery.connections if delivery is not None else 0, exchange.received_bytes,
                 reply.sent_bytes, exchange.connected_at - started if exchange.connected_at else None,
                 reply.first_byte_at - started if reply.first_byte_at else None, now - started,
-                tries.queue_s if tries is not None and tries.queued_at else None, None, None,
+                tries.queue_s if tries is not None and tries.queued_at else None,
+                b", ".join(facts.data_keys) or None, facts.size_bytes,
                 head.field(b"user-agent"), head.field(b"x-forwarded-for"),
                 tries.why_not.value if tries is not None and tries.why_not is not None else None,
             )

@@ -3,7 +3,8 @@
     state         what is going on                          leaves by
     ------------  ----------------------------------------  -------------------------------------------------------
     ROUTING       the head is here, nothing was sent        begin: DISPATCHED, WAITING_BODY, or an answer of our own
-    WAITING_BODY  a body is announced, none has come        on_request_data, on_deadline: DISPATCHED
+    WAITING_BODY  a body is announced, and none has come,   on_request_data, on_deadline: DISPATCHED
+                  or not all that says where it should go
     WAITING       in the queue of a cluster without a free  on_admitted: DISPATCHED; on_refused: a 503
                   endpoint, or in the pause before a retry
     DISPATCHED    an endpoint is chosen; connecting, or     on_reply_data: REPLYING, SWITCHED

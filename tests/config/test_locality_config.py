@@ -190,7 +190,7 @@ POINTER = "a JSON pointer such as /dataset or /query/tables/0"
         ("{data_key: §{header: a, max_body: 1KiB}}", "routes[0].locality.data_key: has a max_body without json,"
          " got a mapping, expected json, or no such key"),
         ("{data_key: {json: /a, max_body: §1GiB}}", "routes[0].locality.data_key.max_body: is out of range, got"
-         " '1GiB', expected 1B to 16MiB"),
+         " '1GiB', expected 1B to 1MiB"),
         ("{data_key: §{header: a, timeout: 1ms}}", "routes[0].locality.data_key: has a timeout without function,"
          " got a mapping, expected function, or no such key"),
         ('{data_key: {function: §"keys_of"}}', "routes[0].locality.data_key.function: is not a function's name,"
