@@ -81,9 +81,9 @@ class Listener:
         clients: Counter[str],
     ) -> None:
         self.name = spec.name
-        self.update(spec)
         self._sock = sock
         self._plane = plane
+        self.update(spec)
         self._cap = cap
         self._gate = gate
         self._clients = clients
@@ -100,6 +100,8 @@ class Listener:
         """Take over what a new snapshot says of this listener, for connections that come from now on."""
         self.spec = spec
         self.trusted = TrustedProxies(spec.trusted_proxies)
+        # Not looked up for each connection: that costs 0.2 µs for each of its certificates.
+        self.tls = self._plane.tls.server(spec.tls) if spec.tls is not None else None
 
     def is_on(self, sock: socket.socket) -> bool:
         """Whether `sock` is another descriptor of the socket that this listens on."""

@@ -64,12 +64,10 @@ class Preface:
     def _begin_tls(self, rest: bytes) -> None:
         """Put TLS between the connection and its socket."""
         downstream, plane = self._downstream, self._plane
-        spec = downstream.listener.spec.tls
-        assert spec is not None
+        context = downstream.listener.tls
+        assert context is not None
         downstream.deadline_reason = Reason.TLS_HANDSHAKE
-        self._tls = tls = TlsTransport(
-            downstream, plane.tls.server(spec), plane.loop, self._on_handshake, is_server=True
-        )
+        self._tls = tls = TlsTransport(downstream, context, plane.loop, self._on_handshake, is_server=True)
         wire = downstream.wire
         tls.attach(wire.transport)
         wire.open(tls)
