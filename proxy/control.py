@@ -35,14 +35,13 @@ from proxy.controlplane.resilience import Resilience
 from proxy.controlplane.resolver import Lookup, system_lookup
 from proxy.controlplane.slots import SlotReaper, held_slots
 from proxy.controlplane.sources import Sources, known_addresses
-from proxy.controlplane.startup import first_config, served_snapshot
+from proxy.controlplane.startup import HEARTBEAT_S, beat, first_config, served_snapshot
 from proxy.errors import ConfigError
 from proxy.mailbox import Channel
 from proxy.model import Address, TcpAddress
 from proxy.scoreboard import (
     C_CLUSTER_SLOTS,
     C_ENDPOINT_SLOTS,
-    C_HEARTBEAT_MS,
     C_RELOAD_REFUSED_LAST,
     C_RELOADED_AT,
     P_GENERATION,
@@ -60,9 +59,6 @@ _log = logging.getLogger("homeport")
 
 SWEEP_S = 10.0
 """Seconds between two looks for scoreboard rows to release; short against the time they are kept."""
-
-HEARTBEAT_S = 0.1
-"""Seconds between two heartbeats; the parent replaces a control that is silent for several of them."""
 
 APPLY_S = 5.0
 """Seconds a reload waits for the workers to serve what it published."""
@@ -165,7 +161,7 @@ class Control:
         self._tasks = [spawn(self._beat(), name="heartbeat")]
         try:
             served = self._snapshot
-            sources = self._new_sources(self._config, known_addresses(served), served_material(served))
+            sources = await self._new_sources(self._config, known_addresses(served), served_material(served))
             await self._admin.start()
             await sources.resolver.resolve_all()
             self._sources = sources
@@ -193,13 +189,15 @@ class Control:
 
     # ------------------------------------------------------------------ publishing
 
-    def _new_sources(
+    async def _new_sources(
         self,
         config: Config,
         known: Mapping[str, tuple[TcpAddress, ...]],
         last_good: TlsMaterial = NO_MATERIAL,
     ) -> Sources:
-        return Sources(
+        # In a thread: the loop must go on beating while certificates are read.
+        return await asyncio.to_thread(
+            Sources,
             config,
             self._changed.set,
             clock=self._clock,
@@ -280,7 +278,7 @@ class Control:
             self._source = source
             return self._report(ReloadOutcome.UNCHANGED)
         changes = tuple(describe_changes(self._config, config))
-        sources = self._new_sources(config, old_sources.resolver.resolved)
+        sources = await self._new_sources(config, old_sources.resolver.resolved)
         admin = self._new_admin(config) if config.admin.bind != self._config.admin.bind else old_admin
         try:
             if admin is not old_admin:
@@ -379,7 +377,7 @@ class Control:
     async def _beat(self) -> None:
         """Show the parent that control is alive, and keep its own counts where the next control finds them."""
         while True:
-            self._board.control_row[C_HEARTBEAT_MS] = int(self._clock.monotonic() * 1000)
+            beat(self._board, self._clock)
             if self._sources is not None:
                 self._counts.show(self._sources)
             await self._clock.sleep(HEARTBEAT_S)
@@ -461,12 +459,13 @@ def main() -> int:
     board = Scoreboard(fd=options.board)
     file = ConfigFile(Path(options.config))
     previous, rows = served_snapshot(options.snapshot)
-    try:
-        source, config = first_config(file, options.last_good, board)
-    except InvalidConfig as error:
-        print(error, file=sys.stderr)
-        return EXIT_BAD_CONFIG
+    clock = SystemClock()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            source, config = runner.run(first_config(file, options.last_good, board, clock))
+        except InvalidConfig as error:
+            print(error, file=sys.stderr)
+            return EXIT_BAD_CONFIG
         control = Control(
             config,
             source,
@@ -474,7 +473,7 @@ def main() -> int:
             board,
             ParentLink(Channel.from_fd(options.channel)),
             workers=options.workers,
-            clock=SystemClock(),
+            clock=clock,
             rng=random.Random(random.SystemRandom().getrandbits(64)),
             previous=previous,
             rows=rows,

@@ -1,16 +1,26 @@
-"""What a control begins with: the file, and what the control before it left with the parent."""
+"""What a control begins with: the file, and what the control before it left with the parent.
 
+Reading is done in a thread, with heartbeats meanwhile: hundreds of certificates take seconds, in which the parent would
+take a silent control as stuck.
+"""
+
+import asyncio
 import logging
 
+from proxy.clock import Clock
 from proxy.config.faults import InvalidConfig
 from proxy.config.load import ConfigFile
 from proxy.config.schema import Config
 from proxy.mailbox import unsealed
-from proxy.scoreboard import C_RELOAD_REFUSED_LAST, Scoreboard
+from proxy.scoreboard import C_HEARTBEAT_MS, C_RELOAD_REFUSED_LAST, Scoreboard
 from proxy.snapshot import Snapshot
 from proxy.snapshot_codec import OtherVersion, Rows, decode_rows, decode_snapshot
+from proxy.tasks import spawn
 
 _log = logging.getLogger("homeport")
+
+HEARTBEAT_S = 0.1
+"""Seconds between two heartbeats; the parent replaces a control that is silent for several of them."""
 
 
 def served_snapshot(fd: int | None) -> tuple[Snapshot | None, Rows | None]:
@@ -28,9 +38,30 @@ def served_snapshot(fd: int | None) -> tuple[Snapshot | None, Rows | None]:
         return None, rows
 
 
-def first_config(file: ConfigFile, last_good: int | None, board: Scoreboard) -> tuple[bytes, Config]:
+def beat(board: Scoreboard, clock: Clock) -> None:
+    """Show the parent that control is alive."""
+    board.control_row[C_HEARTBEAT_MS] = int(clock.monotonic() * 1000)
+
+
+async def first_config(
+    file: ConfigFile, last_good: int | None, board: Scoreboard, clock: Clock
+) -> tuple[bytes, Config]:
     """What the file says, or, when that is faulty and something is served already, what that was made from. Raises
     `InvalidConfig`."""
+
+    async def go_on_beating() -> None:
+        while True:
+            beat(board, clock)
+            await clock.sleep(HEARTBEAT_S)
+
+    beating = spawn(go_on_beating(), name="heartbeat")
+    try:
+        return await asyncio.to_thread(_read_first, file, last_good, board)
+    finally:
+        beating.cancel()
+
+
+def _read_first(file: ConfigFile, last_good: int | None, board: Scoreboard) -> tuple[bytes, Config]:
     try:
         return file.read()
     except InvalidConfig as error:

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import orjson
 import pytest
+from support.wait import wait_for
 
+from proxy import control
 from proxy.clock import SystemClock
 from proxy.config.load import load_bytes
 from proxy.control import APPLY_S, SWEEP_S, Control
 from proxy.controlplane.slots import KEEP_S, held_slots
-from proxy.controlplane.sources import known_addresses, watched_names
+from proxy.controlplane.sources import Sources, known_addresses, watched_names
+from proxy.controlplane.startup import first_config
 from proxy.errors import ConfigError
 from proxy.model import TcpAddress
 from proxy.scoreboard import (
+    C_HEARTBEAT_MS,
     C_RELOAD_REFUSED_LAST,
     E_IN_FLIGHT,
     E_RETRIES,
@@ -178,6 +182,43 @@ def test_names_become_endpoints_and_changes_become_snapshots(caplog):
         status, body = await world.get("/api/v1/status")
         assert orjson.loads(body)["generation"] == 3
         await world.control.stop()
+        await world.control.stop()
+
+    run(main)
+
+
+def wait_for_beats(board):
+    """As whatever takes long would: return when control has shown twice that it is alive."""
+    for _ in range(2):
+        board.control_row[C_HEARTBEAT_MS] = 0
+        wait_for(lambda: board.control_row[C_HEARTBEAT_MS], "a heartbeat")
+
+
+def test_control_beats_while_it_reads(monkeypatch):
+    """Hundreds of certificates take seconds: at the start, for the first snapshot and at a reload."""
+
+    async def main():
+        world = World(ONE_CLUSTER)
+        world.clock.sleep = SystemClock().sleep
+        read = []
+
+        def slowly(*of, **more):
+            wait_for_beats(world.board)
+            read.append(of[0])
+            return Sources(*of, **more)
+
+        class File:
+            def read(self):
+                wait_for_beats(world.board)
+                return world.read()
+
+        source, config = await first_config(File(), None, world.board, world.clock)
+        assert (source, config) == world.read()
+        monkeypatch.setattr(control, "Sources", slowly)
+        await world.control.start()
+        world.text = ONE_CLUSTER.replace(b"10.0.0.8", b"10.0.0.7")
+        assert (await world.control.reload()).outcome.value == "applied"
+        assert len(read) == 2
         await world.control.stop()
 
     run(main)
