@@ -20,6 +20,10 @@ class UnknownHandover(ValueError):
     """It was written by a version that says things otherwise."""
 
 
+class NoRoom(ValueError):
+    """The running daemon has more workers than this version has slots for."""
+
+
 @dataclass(frozen=True, slots=True)
 class PublishedListener:
     """A listener, as far as it matters to the parent."""
@@ -101,6 +105,20 @@ class Handover:
         posts = [fd for pair in self.posts for fd in pair]
         sockets = [fd for _, fd, _ in self.sockets]
         return [self.board, *posts, *self.locks, *sockets, *self.kept.values()]
+
+    def check_room(self, slots: int) -> None:
+        """Raise `NoRoom` unless a version with this many slots can keep every worker in its own, and start as many as
+        are wanted beside those that serve."""
+        highest = max((worker.slot for worker in self.workers), default=-1)
+        if highest >= slots:
+            raise NoRoom(f"a worker of the running daemon has slot {highest}, expected a slot below {slots}")
+        wanted = self.published.workers if self.published is not None else 0
+        serving = sum(not worker.kill_at for worker in self.workers)
+        if serving + wanted > slots:
+            raise NoRoom(
+                f"the running daemon has {serving} workers, beside which {wanted} new ones are to serve, "
+                f"expected at most {slots} together: reload with fewer workers first"
+            )
 
     def encode(self) -> bytes:
         """As bytes that `decode` reads."""

@@ -18,7 +18,7 @@ import sys
 
 from proxy import children
 from proxy.clock import SystemClock
-from proxy.handover import Handover, UnknownHandover
+from proxy.handover import Handover, NoRoom, UnknownHandover
 from proxy.listening import ListeningSockets
 from proxy.mailbox import Channel, sealed, unsealed
 from proxy.permits import LockFiles
@@ -81,15 +81,15 @@ def main() -> None:
 
 
 def _preflight(config: str, handed_over: int | None) -> int:
-    """Exit code 0 when every program of the daemon starts, takes the configuration for good, and can read what the
-    running one hands over.
+    """Exit code 0 when every program of the daemon starts, takes the configuration for good, can read what the running
+    one hands over, and has room for its workers.
 
     Imports by name, in a process that ends then: the parent itself needs none of it.
     """
     if handed_over is not None:
         try:
-            Handover.decode(unsealed(handed_over))
-        except UnknownHandover as error:
+            Handover.decode(unsealed(handed_over)).check_room(SLOTS)
+        except (UnknownHandover, NoRoom) as error:
             print(error, file=sys.stderr)
             return EXIT_FAILED
     importlib.import_module("proxy.worker")

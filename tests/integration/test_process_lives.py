@@ -157,6 +157,13 @@ def test_a_broken_program_does_not_replace(start_daemon: StartDaemon, origin: Or
     wait_for(lambda: daemon.stderr().count("would not start (1)") == 2, "a third")
     assert "hands over cannot be read" in daemon.stderr()
     handover.write_text(readable)
+    scoreboard = tmp_path / "lib" / "proxy" / "scoreboard.py"
+    roomy = scoreboard.read_text()
+    scoreboard.write_text(roomy.replace("\nSLOTS = 32\n", "\nSLOTS = 1\n"))
+    daemon.signal(signal.SIGUSR2)
+    wait_for(lambda: daemon.stderr().count("would not start (1)") == 3, "a fourth")
+    assert "has 1 workers, beside which 1 new ones are to serve, expected at most 1" in daemon.stderr()
+    scoreboard.write_text(roomy)
     after = daemon.status()
     assert (after["reexecs_total"], after["control"]["pid"]) == (0, before["control"]["pid"])
     assert daemon.workers() == {0: before["workers"][0]["pid"]}

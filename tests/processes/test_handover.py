@@ -1,10 +1,11 @@
 """What one parent hands to the next."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from proxy.handover import Handover, OldWorker, Publication, PublishedListener, UnknownHandover
+from proxy.handover import Handover, NoRoom, OldWorker, Publication, PublishedListener, UnknownHandover
 from proxy.model import TcpAddress, UnixAddress
 
 PUBLISHED = Publication(
@@ -59,3 +60,17 @@ def test_what_cannot_be_read_is_said(change):
 def test_what_is_no_handover_at_all(data):
     with pytest.raises(UnknownHandover):
         Handover.decode(data)
+
+
+def test_a_version_with_fewer_slots_has_no_room():
+    """Workers are in slots 0 and 5, the latter until it is killed; two are to serve beside the first."""
+    STATE.check_room(6)
+    with pytest.raises(NoRoom, match="has slot 5, expected a slot below 5"):
+        STATE.check_room(5)
+    serving = replace(STATE, workers=(OldWorker(0, 101, 0.0), OldWorker(1, 102, 0.0)))
+    serving.check_room(4)
+    with pytest.raises(
+        NoRoom, match="has 2 workers, beside which 2 new ones are to serve, expected at most 3"
+    ):
+        serving.check_room(3)
+    replace(STATE, workers=(), published=None).check_room(1)
