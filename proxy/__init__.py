@@ -6,6 +6,7 @@ Map of the package, from the pure core outwards; imports point from the bottom o
     clock tasks             the only access to time and to tasks
     policy/                 pure decisions: routes, pickers
     scoreboard              gauges and counters in single-writer rows
+    listener_counts         which of a worker's connections came by which listener
     mailbox listening       messages with descriptors between processes; listening sockets
     permits                 permits and trials of endpoints, exact over all workers by kernel locks
     children systemd        child processes; what a service manager wants to hear

@@ -203,7 +203,9 @@ DrainName = Annotated[
 def drain(
     name: DrainName,
     listener: IsListener = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Return when nothing is in flight there.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return when nothing is in flight, or no connection open, there.")
+    ] = False,
     timeout: Timeout = 300.0,
     admin: AdminUrl = DEFAULT_ADMIN,
     as_json: AsJson = False,
@@ -212,16 +214,14 @@ def drain(
     """Send an endpoint nothing new, or close a listener to new connections; what is in progress finishes.
 
     It stays so over reloads and restarts, until `undrain`. Exits with 0 when it is drained (and, with --wait, nothing
-    is in flight there), 1 when that cannot be done, or there is nothing of that name, and 3 when requests are still
-    in flight after --timeout: it is drained all the same.
+    is in flight there, or every connection of the listener is closed), 1 when that cannot be done, or there is nothing
+    of that name, and 3 when --timeout passes first: it is drained all the same.
     """
     from proxy.admin.drain_client import ask_drain, wait_idle
 
-    if listener and wait:
-        raise typer.BadParameter("a listener's requests are not counted apart; --wait is for endpoints")
     code, ids = ask_drain(admin, token, as_json, name, is_listener=listener, is_drained=True)
     if not code and wait:
-        code = wait_idle(admin, token, ids, timeout_s=timeout, clock=SystemClock())
+        code = wait_idle(admin, token, ids, is_listener=listener, timeout_s=timeout, clock=SystemClock())
     raise typer.Exit(code)
 
 

@@ -151,8 +151,12 @@ W_ACCEPT_ERRORS = 12
 W_LOG_DROPPED = 13
 W_EVICTED_IDLE = 14
 W_REFUSALS = 16
-WORKER_WORDS = 64
-assert W_REFUSALS + len(Reason) <= WORKER_WORDS
+W_LISTENERS = 64
+"""Gauges too: two words for each listener, see `listener_counts`."""
+assert W_REFUSALS + len(Reason) <= W_LISTENERS
+MAX_LISTENERS = 64
+"""Listeners of a worker whose connections are counted apart; among them those that are closed and have some left."""
+WORKER_WORDS = W_LISTENERS + 2 * MAX_LISTENERS
 
 # Words of an endpoint's row. Gauges first.
 E_IN_FLIGHT = 0
@@ -392,6 +396,7 @@ class Scoreboard:
     def clear_gauges(self, worker: int) -> None:
         """Zero what a dead worker said of the moment; what it counted stays."""
         _clear(self.worker_row(worker)[:WORKER_GAUGES])
+        _clear(self.worker_row(worker)[W_LISTENERS:])
         # Rows beyond were never written: reading them would make their pages.
         for slot in range(min(self.control_row[C_ENDPOINT_SLOTS], self.endpoints)):
             _clear(self.endpoint_row(worker, slot)[:ENDPOINT_GAUGES])

@@ -155,8 +155,9 @@ class Worker:
         for name, listener in list(self._listeners.items()):
             sock = sockets.get(name)
             if sock is None or not listener.is_on(sock):
-                listener.is_drained = name in snapshot.drained_listeners
                 listener.stop()
+                if name in snapshot.drained_listeners:
+                    plane.drain_listener(listener)
                 del self._listeners[name]
         for spec in snapshot.listeners:
             sock = sockets[spec.name]

@@ -1,14 +1,14 @@
-"""`homeport drain` and `homeport undrain`: asks a running daemon, and waits until an endpoint has nothing to do."""
+"""`homeport drain` and `homeport undrain`: asks a running daemon, and waits until nothing is left to do."""
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 from urllib.parse import quote
 
 import orjson
 
-from proxy.admin.client import AdminUnreachable, fetch, parse_admin
+from proxy.admin.client import AdminAddress, AdminUnreachable, fetch, parse_admin
 from proxy.clock import Clock
 
 EXIT_FAILED = 1
@@ -34,7 +34,7 @@ def ask_drain(
 ) -> tuple[int, Sequence[str]]:
     """Drain the endpoints, or the listener, called `name`, or end that, and print what became of it.
 
-    Returns the exit code, 0 or 1, and the ids of the endpoints.
+    Returns the exit code, 0 or 1, and the ids of the endpoints, or the listener's name.
     """
     out, err = out or sys.stdout, err or sys.stderr
     kind = "listeners" if is_listener else "endpoints"
@@ -70,15 +70,17 @@ def wait_idle(
     token: str | None,
     ids: Sequence[str],
     *,
+    is_listener: bool = False,
     timeout_s: float,
     clock: Clock,
     err: TextIO | None = None,
 ) -> int:
-    """Return when none of the endpoints `ids` has a request in flight: 0, 3 after `timeout_s` seconds, or 1 when the
-    daemon does not answer."""
+    """Return when none of the endpoints `ids` has a request in flight, or none of those listeners a connection open: 0,
+    3 after `timeout_s` seconds, or 1 when the daemon does not answer."""
     err = err or sys.stderr
     try:
-        left = asyncio.run(_wait(admin, token, frozenset(ids), timeout_s, clock))
+        count = _connections if is_listener else _requests
+        left = asyncio.run(_wait(lambda: count(parse_admin(admin), token, frozenset(ids)), timeout_s, clock))
     except AdminUnreachable as error:
         print(f"homeport: {error}", file=err)
         return EXIT_FAILED
@@ -86,22 +88,31 @@ def wait_idle(
         print(f"homeport: {admin} answers as another version would: {error!r} is missing or odd", file=err)
         return EXIT_FAILED
     if left:
-        print(f"homeport: {left} requests are still in flight after {timeout_s:g} s", file=err)
+        what = "connections are still open" if is_listener else "requests are still in flight"
+        print(f"homeport: {left} {what} after {timeout_s:g} s", file=err)
         return EXIT_TIMED_OUT
     return 0
 
 
-async def _wait(admin: str, token: str | None, ids: frozenset[str], timeout_s: float, clock: Clock) -> int:
-    """Requests in flight at the end: 0, or more after `timeout_s`."""
-    address = parse_admin(admin)
+def _requests(address: AdminAddress, token: str | None, ids: frozenset[str]) -> int:
+    clusters = fetch(address, "/api/v1/clusters", token)["clusters"]
+    return sum(one["in_flight"] for each in clusters for one in each["endpoints"] if one["id"] in ids)
+
+
+def _connections(address: AdminAddress, token: str | None, names: frozenset[str]) -> int:
+    listeners = fetch(address, "/api/v1/status", token)["listeners"]
+    return sum(one["connections"] for one in listeners if one["name"] in names)
+
+
+async def _wait(count: Callable[[], int], timeout_s: float, clock: Clock) -> int:
+    """What is left at the end: 0, or more after `timeout_s`."""
     until = clock.monotonic() + timeout_s
     quiet = 0
     while True:
         await clock.sleep(LOOK_S)
-        clusters = fetch(address, "/api/v1/clusters", token)["clusters"]
-        left = sum(one["in_flight"] for each in clusters for one in each["endpoints"] if one["id"] in ids)
+        left = count()
         quiet = 0 if left else quiet + 1
         if quiet >= QUIET_LOOKS:
             return 0
         if left and clock.monotonic() >= until:
-            return int(left)
+            return left

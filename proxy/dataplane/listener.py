@@ -20,6 +20,7 @@ from proxy.dataplane.forwarding import TrustedProxies
 from proxy.dataplane.gate import LOOK_S as GATE_LOOK_S
 from proxy.dataplane.gate import AcceptGate
 from proxy.errors import REASON_INDEX, Reason
+from proxy.listener_counts import ListenerCount
 from proxy.model import TcpAddress
 from proxy.scoreboard import W_ACCEPT_ERRORS, W_ACCEPTED, W_ACCEPTING, W_CONNECTIONS, W_REFUSALS
 from proxy.snapshot import ListenerSpec
@@ -88,13 +89,25 @@ class Listener:
         self._gate = gate
         self._clients = clients
         """Connections by address, over all listeners."""
+        self._count = ListenerCount(plane.row, spec.name)
         self._retry: asyncio.TimerHandle | None = None
         self._is_open = False
-        self.is_drained = False
-        """It was closed by an operator: its connections end after the exchange in progress."""
+        self.drained_at: float | None = None
+        """When it was closed by an operator: its connections end after the exchange in progress; `None` = it was not.
+        """
 
     def __repr__(self) -> str:
         return f"Listener({self.name!r}, {self.spec.bind})"
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether an operator closed it."""
+        return self.drained_at is not None
+
+    @property
+    def connections(self) -> int:
+        """Client connections that came by it and are open."""
+        return self._count.connections
 
     def update(self, spec: ListenerSpec) -> None:
         """Take over what a new snapshot says of this listener, for connections that come from now on."""
@@ -123,6 +136,8 @@ class Listener:
         while self._has_room() and self._accept():
             pass
         self._sock.close()
+        if not self.connections:
+            self._count.close()
 
     def _on_readable(self) -> None:
         if not self._has_room():
@@ -175,6 +190,7 @@ class Listener:
             sock.close()
             return True
         row[W_CONNECTIONS] += 1
+        self._count.add(1)
         self._clients[peer] += 1
         self._plane.adopting += 1
         spawn(self._adopt(sock, peer), name="adopt")
@@ -195,8 +211,7 @@ class Listener:
             # The client was gone before it was taken.
             _log.debug("listener %s: %s", self.name, error)
             sock.close()
-            self._plane.row[W_CONNECTIONS] -= 1
-            self._forget_client(peer)
+            self._forget(peer)
         finally:
             self._plane.adopting -= 1
 
@@ -216,8 +231,14 @@ class Listener:
 
     def on_closed(self, downstream: Downstream) -> None:
         """A connection of this listener has ended."""
+        self._forget(downstream.peer_key)
+
+    def _forget(self, peer: str) -> None:
         self._plane.row[W_CONNECTIONS] -= 1
-        self._forget_client(downstream.peer_key)
+        self._count.add(-1)
+        if not self._is_open and not self.connections:
+            self._count.close()
+        self._forget_client(peer)
 
     def _forget_client(self, peer: str) -> None:
         self._clients[peer] -= 1

@@ -47,6 +47,7 @@ from proxy.telemetry.access_log import AccessLog
 if TYPE_CHECKING:
     from proxy.dataplane.downstream import Downstream
     from proxy.dataplane.exchange import Exchange
+    from proxy.dataplane.listener import Listener
 
 _log = logging.getLogger(__name__)
 
@@ -107,6 +108,8 @@ class Plane:
         self.crowded_until = 0.0
         """Until then clients had to wait to be accepted, because there was no room."""
         self.date_line = b""
+        self._drained: list[Listener] = []
+        """Listeners that an operator closed, with connections left."""
         self._pools: dict[Endpoint, Pool] = {}
         self._request_prefix = b"%016x" % rng.getrandbits(64)
         self._request_count = rng.getrandbits(32)
@@ -275,6 +278,11 @@ class Plane:
             self.is_draining = True
             self._drain_began = self.monotonic()
 
+    def drain_listener(self, listener: "Listener") -> None:
+        """Answer with `Connection: close` on its connections from now on, and close those that stay idle."""
+        listener.drained_at = self.monotonic()
+        self._drained.append(listener)
+
     def _tick(self) -> None:
         self._ticker = self.loop.call_later(TICK_S, self._tick)
         now = self.monotonic()
@@ -335,6 +343,20 @@ class Plane:
         for downstream in expired:
             downstream.close()
 
+    def _close_drained(self, now: float) -> None:
+        """Close what is idle of listeners that an operator closed."""
+        self._drained = [one for one in self._drained if one.connections]
+        before = now - DRAIN_IDLE_S
+        due = {one for one in self._drained if one.drained_at is not None and one.drained_at <= before}
+        if due:
+            idle = [one for one in self.idle if one.listener in due and one.idle_since <= before]
+            Pieces(self.loop, idle, self._end_idle, size=DUE_AT_ONCE).begin()
+
+    def _end_idle(self, piece: "Sequence[Downstream]") -> None:
+        for downstream in piece:
+            if downstream in self.idle:
+                downstream.close()
+
     def _watch(self, now: float) -> None:
         """Find clients that are gone: a connection that is not read notices neither FIN nor reset."""
         poll = select.poll()
@@ -351,6 +373,8 @@ class Plane:
                 downstream.abort(Reason.CLIENT_GONE)
 
     def _every_second(self, now: float) -> None:
+        if self._drained:
+            self._close_drained(now)
         self.date_line = b"\r\nDate: " + formatdate(self._wall(), usegmt=True).encode()
         for cluster in self.table.clusters.values():
             cluster.budget.fold(now)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import proxy
+from proxy.listener_counts import connections_of
 from proxy.scoreboard import P_PID, P_REEXECS, P_STARTED_MS, P_WANTED_WORKERS, Scoreboard
 from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
 from proxy.telemetry.processes import (
@@ -103,11 +104,8 @@ def status_document(view: DaemonView) -> Document:
         "generation": snapshot.generation if snapshot else 0,
         "applied_generation": report.applied_generation,
         "listeners": [
-            *(
-                {"name": name, "address": str(address), "drained": False}
-                for name, address in report.listeners
-            ),
-            *({"name": name, "address": None, "drained": True} for name in _drained_listeners(snapshot)),
+            *(_listener(board, name, str(address)) for name, address in report.listeners),
+            *(_listener(board, name, None) for name in _drained_listeners(snapshot)),
         ],
         "control": _process(read_control(board), view.now),
         "workers_wanted": parent[P_WANTED_WORKERS],
@@ -142,6 +140,12 @@ def _clusters(snapshot: Snapshot | None) -> Sequence[ClusterSpec]:
 
 def _drained_listeners(snapshot: Snapshot | None) -> Sequence[str]:
     return snapshot.drained_listeners if snapshot else ()
+
+
+def _listener(board: Scoreboard, name: str, address: str | None) -> Document:
+    """`address` is `None` of one that is drained."""
+    connections = sum([connections_of(board.worker_row(each), name) for each in live_workers(board)])
+    return {"name": name, "address": address, "drained": address is None, "connections": connections}
 
 
 def _standings(view: DaemonView, cluster: ClusterSpec) -> list[StandingReading]:

@@ -13,9 +13,11 @@ from proxy.scoreboard import (
     ENDPOINT_GAUGES,
     ENDPOINT_WORDS,
     LATENCY_BOUNDS_S,
+    MAX_LISTENERS,
     METHODS,
     STATUS_COLUMNS,
     STATUS_LABELS,
+    W_LISTENERS,
     W_REFUSALS,
     WORKER_GAUGES,
     WORKER_WORDS,
@@ -32,8 +34,9 @@ def words(prefix):
 
 
 def test_words_of_a_worker():
-    assert max(words("W_").values()) == W_REFUSALS
-    assert W_REFUSALS + len(Reason) <= WORKER_WORDS
+    assert sorted(words("W_").values())[-2:] == [W_REFUSALS, W_LISTENERS]
+    assert W_REFUSALS + len(Reason) <= W_LISTENERS
+    assert W_LISTENERS + 2 * MAX_LISTENERS == WORKER_WORDS
     assert sorted(REASON_INDEX.values()) == list(range(len(Reason)))
     gauges = {
         "W_HEARTBEAT_MS",

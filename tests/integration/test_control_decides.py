@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,9 +12,9 @@ from typing import Any
 
 import pytest
 from support import settings
-from support.client import OpenClient
+from support.client import OpenClient, request
 from support.daemon import ROOT, Daemon, StartDaemon, free_port
-from support.origin import OK, Origin
+from support.origin import OK, Exchange, Origin
 from support.wait import LIMIT_S, wait_for
 
 
@@ -121,10 +122,19 @@ def test_an_endpoint_is_drained_for_good(start_daemon: StartDaemon, origin: Orig
     assert standing(daemon) == "drained"
     wrong = homeport(daemon, "drain", f"origins/{origin.address}")
     assert wrong.returncode == 1 and f"did you mean {name}" in wrong.stderr
-    assert homeport(daemon, "drain", "edge", "--listener", "--wait").returncode == 2
     assert homeport(daemon, "undrain", origin.address, "--json").stdout.startswith('{"drained":false')
     assert standing(daemon) == "ready"
     daemon.stop()
+
+
+def counts(daemon: Daemon) -> dict[str, int]:
+    """Open connections by listener."""
+    return {one["name"]: one["connections"] for one in daemon.status()["listeners"]}
+
+
+def held(exchange: Exchange) -> None:
+    exchange.events.get(timeout=2 * LIMIT_S)
+    exchange.send(OK)
 
 
 def can_connect(daemon: Daemon) -> bool:
@@ -162,6 +172,35 @@ def test_a_listener_is_drained(
     done = homeport(daemon, "undrain", "plain", "--listener")
     assert (done.returncode, done.stdout) == (0, "listener plain: not drained any more\n")
     assert connect(daemon).get(path).status == 200
+    daemon.stop()
+
+
+def test_connections_of_a_drained_listener_are_waited_for(
+    start_daemon: StartDaemon, connect: OpenClient, origin: Origin, path: str
+) -> None:
+    """Those that are idle are closed soon, one with a request in progress after it; another listener's are not."""
+    origin.on(path, OK)
+    origin.on(path + "/held", held)
+    config = settings.simple(origin.address, workers=2)
+    config["listeners"].append({"name": "other", "bind": f"127.0.0.1:{free_port()}"})
+    daemon = start_daemon(config)
+    idle, busy, other = connect(daemon), connect(daemon), connect(daemon, "other")
+    for client in (idle, busy, other):
+        assert client.get(path).status == 200
+    busy.send(request("GET", path + "/held"))
+    exchange = origin.wait_seen(path + "/held")[0]
+    wait_for(lambda: counts(daemon) == {"plain": 2, "other": 1}, "three connections")
+    early = homeport(daemon, "drain", "plain", "--listener", "--wait", "--timeout", "0.1")
+    assert early.returncode == 3
+    assert re.search("[12] connections are still open after 0.1 s", early.stderr)
+    idle.assert_closed()
+    wait_for(lambda: counts(daemon) == {"plain": 1, "other": 1}, "the idle one to be closed")
+    exchange.events.put("go on")
+    last = busy.reply()
+    assert last.status == 200 and "close" in last.fields.tokens("connection")
+    done = homeport(daemon, "drain", "plain", "--listener", "--wait")
+    assert (done.returncode, done.stdout) == (0, "listener plain: drained (as before)\n")
+    assert other.get(path).status == 200
     daemon.stop()
 
 

@@ -212,7 +212,9 @@ def test_status_document(board):
     assert document["version"] == proxy.__version__
     assert (document["state"], document["unready_reason"], document["uptime_s"]) == ("ready", None, 1.235)
     assert (document["generation"], document["applied_generation"], document["pid"]) == (4, 4, 20)
-    assert document["listeners"] == [{"name": "edge", "address": "127.0.0.1:8080", "drained": False}]
+    assert document["listeners"] == [
+        {"name": "edge", "address": "127.0.0.1:8080", "drained": False, "connections": 0}
+    ]
     assert [worker["id"] for worker in document["workers"]] == [0, 1]
     assert [worker["pid"] for worker in document["workers"]] == [None, 1]
     assert document["workers"][1]["last_exit_code"] == 10 * sb.S_EXIT + 1

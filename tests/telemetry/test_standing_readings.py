@@ -98,7 +98,9 @@ def test_a_cluster_in_words(board):
     assert document["pending"] == 20 * sb.K_PENDING + 1
     assert document["panic_picks_total"] == 20 * sb.K_PANIC_PICKS + 1
     assert document["queue_wait_mean_s"] == pytest.approx(181e-6 / 161, abs=1e-6)
-    assert status_document(view(board))["listeners"] == [{"name": "edge", "address": None, "drained": True}]
+    assert status_document(view(board))["listeners"] == [
+        {"name": "edge", "address": None, "drained": True, "connections": 0}
+    ]
 
 
 def test_metrics(board):
