@@ -10,6 +10,7 @@ from typing import Protocol
 from proxy.model import Outcome
 from proxy.permits import EndpointLocks
 from proxy.policy.breaker import LocalCircuit
+from proxy.policy.data_reply import DataReply
 from proxy.policy.ewma import PeakEwma
 from proxy.policy.failures import FailureKind
 from proxy.policy.response_time import UNKNOWN_S, ResponseTimes
@@ -19,6 +20,9 @@ from proxy.snapshot import EndpointSpec
 
 class Home(Protocol):
     """The cluster of an endpoint, which makes of results and of what is free again what there is to make of it."""
+
+    sees_data: bool
+    """Its balancer goes by the data that requests need."""
 
     def on_result(
         self, endpoint: "Endpoint", generation: int, kind: FailureKind | None, *, now: float
@@ -104,7 +108,8 @@ class Lease:
     """A pick that is not finished yet."""
 
     __slots__ = (
-        "_generation", "_has_passed", "_hold", "endpoint", "is_released", "is_watched", "owed_since", "times",
+        "_generation", "_has_passed", "_hold", "data", "endpoint", "is_released", "is_watched", "owed_since", "times",
+        "wants_data",
     )  # fmt: skip
 
     def __init__(
@@ -120,6 +125,10 @@ class Lease:
         self.is_released = False
         self.is_watched = times is not None or self.is_trial
         """Whether `on_answer` is to be called."""
+        self.wants_data = endpoint.home.sees_data
+        """Whether `on_data` is to be called, before `on_answer`."""
+        self.data: DataReply | None = None
+        """What the answer said of data; `None` = nothing, or there is none yet."""
         self.owed_since = now
         """Since when the endpoint owes an answer: from the pick on, or from the end of a request that takes its time; 0
         = that has not ended, or there is an answer."""
@@ -130,6 +139,10 @@ class Lease:
     def is_trial(self) -> bool:
         """Whether the request shows if an open circuit may close."""
         return self._hold is not None and self._hold.trial >= 0
+
+    def on_data(self, said: DataReply, *, now: float) -> None:
+        """The head of the final answer says something of data."""
+        self.data = said
 
     def on_answer(self, status: int, kind: FailureKind | None, *, now: float) -> None:
         """The head of the final answer, or a 101, is here; `kind` is what it says against the endpoint. A trial that is

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 from proxy.cluster import Cluster
 from proxy.dataplane.compose import compose_request
 from proxy.dataplane.facts import facts_of
+from proxy.dataplane.headers import drop_fields
+from proxy.dataplane.reply_head import ReplyHead
 from proxy.dataplane.upstream import Upstream
 from proxy.endpoint import Endpoint, Lease
 from proxy.model import NO_FACTS, Outcome, RequestFacts
+from proxy.policy.data_reply import DATA_FIELDS, data_reply
 from proxy.policy.failures import FailureKind
 from proxy.policy.route import CompiledRoute
 from proxy.scoreboard import E_RETRIES
@@ -133,14 +136,20 @@ class Delivery:
         self.is_kept = False
         self._request = b""
 
-    def on_answer(self, status: int, kind: FailureKind | None, *, now: float) -> None:
-        """The head of the final reply, or a 101, is here."""
+    def on_answer(self, head: ReplyHead, kind: FailureKind | None, cluster: Cluster, *, now: float) -> None:
+        """The head of the final reply, or a 101, is here. What it says of data may be taken out of it."""
         self._request = b""
         self.kind = kind
         lease = self._lease
         assert lease is not None
+        if lease.wants_data:
+            said = data_reply(head, cluster.on_ignored)
+            if said is not None:
+                lease.on_data(said, now=now)
+                if cluster.spec.strip_data_headers:
+                    head.kept[:] = [drop_fields(piece, DATA_FIELDS) for piece in head.kept]
         if lease.is_watched:
-            lease.on_answer(status, kind, now=now)
+            lease.on_answer(head.status, kind, now=now)
 
     def owes_answer(self, since: float) -> None:
         """The endpoint has had the whole request since then; 0 = it has not yet."""

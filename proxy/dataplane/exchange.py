@@ -291,8 +291,8 @@ class Exchange:
 
     def _read_reply(self, data: bytes, now: float) -> None:
         """Read heads up to the final one. Raises `UpstreamError`."""
-        reply, delivery, route = self.reply, self.delivery, self.route
-        assert delivery is not None and route is not None
+        reply, delivery, route, cluster = self.reply, self.delivery, self.route, self.cluster
+        assert delivery is not None and route is not None and cluster is not None
         limits = self._table.limits
         head = reply.read_head(data, limits, now)
         if head is None:
@@ -307,7 +307,7 @@ class Exchange:
             kind = kind_of_status(head.status, has_retry_after=b"\nretry-after:" in head.low)
             if is_answer_retried(self, head, kind, now):
                 return
-        delivery.on_answer(head.status, kind, now=now)
+        delivery.on_answer(head, kind, cluster, now=now)
         if head.status == 101:
             self._begin_tunnel(head)
             return

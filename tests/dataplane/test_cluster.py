@@ -9,8 +9,10 @@ from support.fleet import World, cluster, endpoint, three
 from proxy.cluster import REFRESH_S
 from proxy.errors import Reason, RoutingError
 from proxy.model import NO_FACTS, Outcome, RequestFacts
+from proxy.policy.data_reply import DataReply
+from proxy.policy.ignored import Ignored
 from proxy.policy.response_time import FAILURE_S, UNKNOWN_S
-from proxy.scoreboard import E_CANCELLED, E_FAILURES, E_IN_FLIGHT, W_HEARTBEAT_MS
+from proxy.scoreboard import E_CANCELLED, E_FAILURES, E_IN_FLIGHT, K_IGNORED, W_HEARTBEAT_MS
 from proxy.snapshot import HashSpec, StickySpec
 
 
@@ -357,3 +359,17 @@ def test_sticky_ignores_what_is_not_valid():
     )
     picked = [after.acquire(RequestFacts(affinity=token), now=0.0).endpoint.spec.name for _ in range(2)]
     assert sorted(picked) == ["a", "d"]
+
+
+def test_who_listens_to_what_answers_say_of_data():
+    fleet = Fleet()
+    assert fleet.apply(cluster(endpoint("a", 0))).acquire(NO_FACTS, now=0.0).wants_data is False
+    for keys in ({"balancer": "data_locality_aware"}, {"shadow": "data_locality_aware"}):
+        one = fleet.apply(replace(cluster(endpoint("a", 0)), **keys))
+        assert one.reads_request
+        lease = one.acquire(NO_FACTS, now=0.0)
+        assert lease.wants_data and lease.data is None
+        lease.on_data(DataReply(hit=True), now=1.0)
+        assert lease.data == DataReply(hit=True)
+    one.on_ignored(Ignored.REPLY_CACHE)
+    assert one.row[K_IGNORED + list(Ignored).index(Ignored.REPLY_CACHE)] == 1

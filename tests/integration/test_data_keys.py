@@ -29,10 +29,16 @@ def config(origin: Origin, folder: Path) -> settings.Config:
 
     return {
         "listeners": [settings.listener()],
-        "clusters": [aware("headers"), aware("bodies"), settings.cluster("plain", origin.address)],
+        "clusters": [
+            aware("headers"),
+            aware("bodies"),
+            aware("stripped", locality={"strip_headers": True}),
+            settings.cluster("plain", origin.address),
+        ],
         "routes": [
             {**settings.route("headers", path_prefix="/headers"), "locality": HEADERS},
             {**settings.route("bodies", path_prefix="/bodies"), "locality": BODIES},
+            settings.route("stripped", path_prefix="/stripped"),
             settings.route("plain", path_prefix="/"),
         ],
         "timeouts": {"body": "1s"},
@@ -218,3 +224,29 @@ def test_a_body_after_a_pipelined_request(aware: Daemon, client: Client, origin:
 def test_requests_without_a_body_need_none(aware: Daemon, client: Client, path: str) -> None:
     assert client.get("/bodies" + path).status == 200
     assert client.ask("POST", "/bodies" + path, body=b"").status == 200
+
+
+SAID = ("X-Data-Cache: hit", "X-Data-Resident: a;bytes=7", "X-Data-Evicted: b", "X-Data-Other: kept")
+
+
+@pytest.mark.parametrize(("cluster", "kept"), [("headers", 4), ("plain", 4), ("stripped", 1)])
+def test_what_endpoints_say_of_data_reaches_clients_or_not(
+    client: Client, origin: Origin, path: str, cluster: str, kept: int
+) -> None:
+    target = f"/{cluster}{path}"
+    origin.on(target, lambda one: one.reply(200, b"ok", *SAID))
+    reply = client.get(target)
+    assert (reply.status, reply.body) == (200, b"ok")
+    assert sum(line.partition(":")[0] in reply.fields for line in SAID) == kept
+    assert reply.fields.one("x-data-other") == "kept"
+
+
+def test_lies_of_endpoints_are_counted(aware: Daemon, client: Client, origin: Origin, path: str) -> None:
+    target = "/headers" + path
+    lies = ("X-Data-Cache: maybe", "X-Data-Resident: a;bytes=-1", 'X-Data-Evicted: "', "X-Data-Slots: 0")
+    origin.on(target, lambda one: one.reply(200, b"ok", *lies))
+    before = ignored(aware, "headers")
+    assert client.get(target).status == 200
+    after = ignored(aware, "headers")
+    for why in ("reply_cache", "reply_resident", "reply_evicted", "reply_endpoint"):
+        assert after[why] == before.get(why, 0) + 1
