@@ -1,0 +1,179 @@
+"""What a cluster's answers teach: how long requests work, how large data are, how fast they come, and whether what is
+foretold is worth anything.
+
+Sizes and speeds are learned from the same times. A miss that had its slot for as long as a hit, and a transfer more,
+says how many bytes came at the speed that is believed of its endpoint, and how fast its endpoint is if the size is
+believed. Each moves a little, so that what many endpoints say of one key ends up in its size, and what many keys say of
+one endpoint in its speed. Sizes that somebody gives are not touched; while nobody gives any, they are made up: the
+typical speed is held at `site.FIRST_BANDWIDTH`, and only ratios matter.
+
+Predictions are judged by a model that knows nothing of data: that every request takes the mean time. When they are
+worse than that, as with keys that mean nothing or services that lie, data are left out of choices until they are better
+again. Waits are left out of both, because under overload they are large whatever one believes of data.
+"""
+
+from collections.abc import Sequence
+from statistics import median
+
+from proxy.policy.pace import LEAST_S
+from proxy.policy.residency import DataKey, Residency
+from proxy.policy.site import FIRST_BANDWIDTH, Placement, Site
+
+# Seconds that a transfer takes while none was seen.
+FIRST_TRANSFER_S = 0.1
+# Weights of a new sample. Where the request had to wait, the time with a slot is less certain.
+SIZE_WEIGHT = 0.3
+SIZE_WEIGHT_WAITED = 0.1
+SPEED_WEIGHT = 0.1
+CLASS_WEIGHT = 0.1
+MEAN_WEIGHT = 0.02
+# A transfer seems this many times faster or slower than expected at most; one sample says no more.
+MOST_RATIO = 10.0
+# Transfers after which the typical speed is brought back to where it was.
+LEVEL_EVERY = 64
+# Processing types that are told apart; others count as none.
+MOST_CLASSES = 64
+# A processing type takes no less than this part of the others' time.
+LEAST_CLASS = 1e-3
+# Answers before predictions are judged, and how much worse than the plain model's they must be to be left out.
+JUDGED_AFTER = 100
+WORSE = 1.25
+# Part of its transfer by which an answer that says nothing must be late to be taken for a miss.
+LATE = 0.6
+
+
+class Learning:
+    """Of one cluster."""
+
+    __slots__ = (
+        "_classes", "_misses", "_residency", "error_s", "is_trusted", "judged", "plain_error_s", "plain_s", "sites",
+        "typical_bytes",
+    )  # fmt: skip
+
+    def __init__(self, residency: Residency) -> None:
+        self.sites: Sequence[Site] = ()
+        """Of all members."""
+        self.typical_bytes = FIRST_TRANSFER_S * FIRST_BANDWIDTH
+        """Of a key that nobody has measured."""
+        self.is_trusted = True
+        """Data count in choices."""
+        self.judged = 0
+        """Answers that predictions were held against."""
+        self.error_s = 0.0
+        """Mean error of predictions."""
+        self.plain_error_s = 0.0
+        """What it is when data are of no account."""
+        self.plain_s = 0.0
+        """Mean time with a slot."""
+        self._residency = residency
+        self._classes: dict[bytes, float] = {}
+        self._misses = 0
+
+    def __repr__(self) -> str:
+        return f"Learning(error {self.error_s:.4f} s, plain {self.plain_error_s:.4f} s, {self.judged} judged)"
+
+    def on_answer(self, placement: Placement, took_s: float, is_hit: bool | None, *, now: float) -> bool:
+        """An endpoint answered `took_s` after the request was sent; `is_hit` = whether it held the data, `None` when it
+        does not say. Returns whether it did, as far as can be told."""
+        worked_s = placement.worked_s(took_s, now=now)
+        self._judge(placement, worked_s)
+        for key in placement.keys:
+            placement.site.holdings.on_arrived(key)
+        if is_hit is None:
+            is_hit = self._looks_like_hit(placement, worked_s)
+        if is_hit or not placement.keys:
+            self._on_hit(placement, took_s, worked_s)
+        else:
+            self._on_miss(placement, worked_s)
+        return is_hit
+
+    def _judge(self, placement: Placement, worked_s: float) -> None:
+        """Hold what was expected of work and transfer against what came."""
+        self.judged += 1
+        weight = max(MEAN_WEIGHT, 1.0 / self.judged)
+        self.error_s += weight * (abs(worked_s - placement.charge_s) - self.error_s)
+        if self.judged > 1:
+            self.plain_error_s += weight * (abs(worked_s - self.plain_s) - self.plain_error_s)
+        self.plain_s += weight * (worked_s - self.plain_s)
+        if self.judged >= JUDGED_AFTER:
+            limit = WORSE if self.is_trusted else 1.0
+            self.is_trusted = self.error_s <= limit * self.plain_error_s + LEAST_S
+
+    def _looks_like_hit(self, placement: Placement, worked_s: float) -> bool:
+        """Whether an answer that says nothing came from data that were there, by its time."""
+        missing = placement.missing
+        if missing and not placement.had_left:
+            return False
+        keys = missing or placement.keys
+        if not missing and (placement.has_waited or not all([key.samples or key.is_given for key in keys])):
+            return True
+        transfer_s = sum([key.size_bytes for key in keys]) * placement.site.s_per_byte
+        return worked_s - placement.terms.service_s < LATE * transfer_s
+
+    def _on_hit(self, placement: Placement, took_s: float, worked_s: float) -> None:
+        site = placement.site
+        for key in placement.keys:
+            site.holdings.on_hit(key, had_left=placement.had_left and key in placement.missing)
+        # What waited for data on their way says nothing of the work.
+        if placement.is_joining:
+            return
+        ratio = self._class_ratio(placement, worked_s) if placement.work_class else 1.0
+        if site.pace.add(took_s / ratio, worked_s / ratio, placement.in_flight, placement.work_s):
+            site.pace.fit([other.pace for other in self.sites])
+
+    def _class_ratio(self, placement: Placement, worked_s: float) -> float:
+        """How many times longer than others requests of this processing type take."""
+        site, work_class = placement.site, placement.work_class
+        if work_class not in self._classes:
+            if len(self._classes) >= MOST_CLASSES:
+                return 1.0
+            self._classes[work_class] = 1.0
+        # What it takes elsewhere is the best first guess.
+        known = site.classes.get(work_class, self._classes[work_class])
+        if site.pace.is_known:
+            seen = worked_s / site.pace.service_s
+            known += CLASS_WEIGHT * (seen - known)
+            self._classes[work_class] += CLASS_WEIGHT * (seen - self._classes[work_class])
+        site.classes[work_class] = max(known, LEAST_CLASS)
+        return site.classes[work_class]
+
+    def _on_miss(self, placement: Placement, worked_s: float) -> None:
+        site, waited = placement.site, placement.has_waited
+        keys = placement.missing or placement.keys
+        if not placement.missing:
+            for key in keys:
+                site.holdings.on_miss(key)
+        transfer_s = max(worked_s - placement.terms.service_s, LEAST_S)
+        size = sum([key.size_bytes for key in keys])
+        if not waited and not site.is_speed_given and all([key.samples or key.is_given for key in keys]):
+            ratio = min(max(transfer_s / (size * site.s_per_byte), 1.0 / MOST_RATIO), MOST_RATIO)
+            site.transfers += 1
+            site.s_per_byte *= 1.0 + max(SPEED_WEIGHT, 1.0 / (site.transfers + 1)) * (ratio - 1.0)
+        share = transfer_s / (size * site.s_per_byte)
+        for key in keys:
+            if not key.is_given:
+                self._learn_size(key, key.size_bytes * share, waited)
+        self._misses += 1
+        weight = max(MEAN_WEIGHT, 1.0 / self._misses)
+        self.typical_bytes += weight * (
+            sum([key.size_bytes for key in keys]) / len(keys) - self.typical_bytes
+        )
+        if self._misses % LEVEL_EVERY == 0 and not any(key.is_given for key in keys):
+            self._level()
+
+    def _learn_size(self, key: DataKey, seen_bytes: float, waited: bool) -> None:
+        if key.samples:
+            weight = SIZE_WEIGHT_WAITED if waited else SIZE_WEIGHT
+        else:
+            weight = SIZE_WEIGHT if waited else 1.0
+        key.samples += 1
+        size = key.size_bytes + weight * (seen_bytes - key.size_bytes)
+        self._residency.resize(key, max(size, 1.0))
+
+    def _level(self) -> None:
+        """Bring the typical speed back, so that sizes and speeds do not drift together."""
+        free = [site for site in self.sites if not site.is_speed_given]
+        if free:
+            level = median([site.s_per_byte for site in free]) * FIRST_BANDWIDTH
+            for site in free:
+                site.s_per_byte /= level
