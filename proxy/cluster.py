@@ -204,6 +204,7 @@ class Cluster:
             or view.ramping
             or view.in_panic
             or self._waiting.size
+            or not view.usable
         )
 
     def _pick(self, facts: RequestFacts, failed: Collection[str], may_try: bool, now: float) -> Lease | None:
@@ -284,9 +285,10 @@ class Cluster:
         return None
 
     def is_hopeful(self, failed: Collection[str]) -> bool:
-        """Whether anything is usable for a request that may not have `failed`, or is being tried."""
+        """Whether anything is usable for a request that may not have `failed`, is being tried, or is about to be usable
+        when its first check has passed."""
         view = self._standings.view
-        return any(one.id not in failed for one in view.usable) or any(
+        return any(one.id not in failed for one in (*view.usable, *view.unchecked)) or any(
             one.id not in failed for one, _ in view.trials
         )
 
@@ -373,9 +375,10 @@ class Cluster:
     def permits(self) -> int:
         """See `waiting.Source`."""
         view = self._standings.view
-        if not view.usable:
+        expected = view.usable or view.unchecked
+        if not expected:
             return len(view.trials)
-        return min(sum([endpoint.max_connections or MAX_PERMITS for endpoint in view.usable]), MAX_PERMITS)
+        return min(sum([endpoint.max_connections or MAX_PERMITS for endpoint in expected]), MAX_PERMITS)
 
     def room(self, *, now: float) -> int:
         """See `waiting.Source`."""

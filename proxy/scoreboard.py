@@ -127,12 +127,14 @@ X_DRAINED = 2
 """1 = an operator drained it; kept here for the next control."""
 X_LOAD_PERMILLE = 3
 """How busy the service says it is, plus one; 0 = it does not say."""
-STANDING_GAUGES = 4
-X_OPENINGS = 4
-X_EJECTIONS = 5
-X_CHECKS = 6
-X_CHECKS_FAILED = 7
-STANDING_WORDS = 8
+X_CHECK_BY_MS = 4
+"""When the first check of one that is not checked yet is over at the latest, on the monotonic clock."""
+STANDING_GAUGES = 5
+X_OPENINGS = 5
+X_EJECTIONS = 6
+X_CHECKS = 7
+X_CHECKS_FAILED = 8
+STANDING_WORDS = 16
 
 # Words of a worker's own row. Gauges first.
 W_HEARTBEAT_MS = 0

@@ -32,7 +32,7 @@ from proxy.policy.standing import (
     standing,
     unpack_marks,
 )
-from proxy.scoreboard import C_HEARTBEAT_MS, C_STANDINGS, X_CIRCUIT, X_MARKS, Scoreboard
+from proxy.scoreboard import C_HEARTBEAT_MS, C_STANDINGS, X_CHECK_BY_MS, X_CIRCUIT, X_MARKS, Scoreboard
 from proxy.snapshot import ClusterSpec
 
 # Seconds that a picture is believed at most while no word says that it is old.
@@ -57,6 +57,8 @@ class View:
     """When a time passes that changes it."""
     trial_at: float = inf
     """When the next circuit may be tried."""
+    unchecked: tuple[Endpoint, ...] = ()
+    """Who is usable as soon as its first check has passed."""
 
 
 class Standings:
@@ -110,11 +112,13 @@ class Standings:
         standings: list[Standing] = []
         trials: list[tuple[Endpoint, float]] = []
         ramping: list[tuple[Endpoint, float]] = []
+        unchecked: list[Endpoint] = []
         for endpoint, word, marks_word in zip(self._endpoints, words[::2], words[1::2], strict=True):
             endpoint.generation = generation_of(word)
             marks = unpack_marks(marks_word) if marks_word else _READY
             allowed = self._permission(endpoint, word, silent_s, now)
-            what = standing(marks, allowed, slow_start_s=spec.slow_start.window_s, now=now)
+            check_by = endpoint.standing[X_CHECK_BY_MS] / 1000.0
+            what = standing(marks, allowed, slow_start_s=spec.slow_start.window_s, now=now, check_by=check_by)
             standings.append(what)
             if is_on_trial(marks, allowed):
                 trials.append((endpoint, unpack(word).until))
@@ -127,6 +131,9 @@ class Standings:
             elif what is Standing.SLOW_START:
                 ramping.append((endpoint, marks.since))
                 until = min(until, marks.since + spec.slow_start.window_s)
+            elif what is Standing.UNCHECKED:
+                unchecked.append(endpoint)
+                until = min(until, check_by)
         in_use = IN_USE_IN_PANIC if is_panic(standings, spec.panic) else IN_USE
         usable = []
         for endpoint, what in zip(self._endpoints, standings, strict=True):
@@ -140,6 +147,7 @@ class Standings:
             in_panic=any(what in in_use and what not in IN_USE for what in standings),
             until=until,
             trial_at=now if trials else trial_at,
+            unchecked=tuple(unchecked),
         )
 
     def _permission(self, endpoint: Endpoint, word: int, silent_s: float, now: float) -> Permission:

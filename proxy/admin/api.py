@@ -32,7 +32,7 @@ from proxy.telemetry.status import (
     find_cluster,
     status_document,
     unready_reason,
-    usable_endpoints,
+    unusable_reason,
 )
 
 _log = logging.getLogger(__name__)
@@ -214,8 +214,7 @@ class AdminServer:
             cluster = find_cluster(view, name)
             if cluster is None:
                 return _error(404, "there is no cluster of that name")
-            if not usable_endpoints(view, cluster):
-                reason = "the cluster has no usable endpoint"
+            reason = unusable_reason(view, cluster)
         if reason is not None:
             return _json({"ready": False, "reason": reason}, status=503)
         return _json({"ready": True})

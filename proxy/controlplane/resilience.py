@@ -11,7 +11,7 @@ from proxy.clock import Clock
 from proxy.config.schema import Config
 from proxy.controlplane.circuits import Circuits
 from proxy.controlplane.events import EventLog, EventType
-from proxy.controlplane.health import HealthProber
+from proxy.controlplane.health import AT_ONCE, HealthProber
 from proxy.controlplane.mail import ControlMail
 from proxy.controlplane.outliers import Outliers
 from proxy.controlplane.standings import Member, Standings
@@ -20,6 +20,10 @@ from proxy.policy.breaker import CircuitState
 from proxy.policy.failures import FailureKind
 from proxy.scoreboard import C_RESULTS_DROPPED, Scoreboard
 from proxy.snapshot import Snapshot
+
+FIRST_CHECK_SLACK_S = 2.0
+"""What a first check may take beyond its timeout: from the announcement of an endpoint until its checks begin, and
+until workers know what came of it."""
 
 
 class Resilience:
@@ -53,7 +57,12 @@ class Resilience:
 
     def announce(self, config: Config, snapshot: Snapshot) -> None:
         """Before `snapshot` is published: have the words of new endpoints right."""
-        checked = {cluster.name for cluster in config.clusters if cluster.health_check is not None}
+        rounds = 1 + sum([len(cluster.endpoints) for cluster in snapshot.clusters]) // AT_ONCE
+        checked = {
+            cluster.name: rounds * cluster.health_check.timeout + FIRST_CHECK_SLACK_S
+            for cluster in config.clusters
+            if cluster.health_check is not None
+        }
         self.standings.announce(snapshot, self._known, checked)
 
     def update(self, config: Config, snapshot: Snapshot) -> None:

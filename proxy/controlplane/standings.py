@@ -8,13 +8,21 @@ Slow start begins when an endpoint joins others: when it is new in a cluster tha
 back from being drained, down, ejected or shut off by its circuit. A cluster that begins has nobody to be held back for.
 """
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 from proxy.clock import Clock
 from proxy.policy.breaker import CircuitState, unpack
 from proxy.policy.health import NO_WORD, HealthState, ServiceWord
 from proxy.policy.standing import Marks, unpack_marks
-from proxy.scoreboard import C_STANDINGS, X_CIRCUIT, X_DRAINED, X_LOAD_PERMILLE, X_MARKS, Scoreboard
+from proxy.scoreboard import (
+    C_STANDINGS,
+    X_CHECK_BY_MS,
+    X_CIRCUIT,
+    X_DRAINED,
+    X_LOAD_PERMILLE,
+    X_MARKS,
+    Scoreboard,
+)
 from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
 
 
@@ -96,11 +104,12 @@ class Standings:
         """The endpoints of a cluster."""
         return self._by_cluster.get(name, [])
 
-    def announce(self, snapshot: Snapshot, known: Set[str], checked: Set[str]) -> None:
+    def announce(self, snapshot: Snapshot, known: Set[str], checked: Mapping[str, float]) -> None:
         """Write the words of endpoints that `snapshot` brings and whose ids are not `known`, before anybody is told of
         them.
 
-        `checked` are the clusters with health checks: their endpoints wait for the first one.
+        `checked` are the clusters with health checks: their endpoints wait for the first one, which takes up to so many
+        seconds.
         """
         begun = {endpoint_id.partition("/")[0] for endpoint_id in known}
         now = self._clock.monotonic()
@@ -111,6 +120,7 @@ class Standings:
                 if spec.id not in known:
                     row = self._board.standing_row(spec.slot)
                     marks = Marks(bool(row[X_DRAINED]), health, since=since)
+                    row[X_CHECK_BY_MS] = int((now + checked.get(cluster.name, 0.0)) * 1000.0)
                     row[X_MARKS] = marks.pack()
                     row[X_LOAD_PERMILLE] = 0
         self._tell()

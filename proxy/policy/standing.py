@@ -1,12 +1,16 @@
 """Whether an endpoint gets requests, when several things are true of it at once; and the panic rule. Pure.
 
-    removed > drained > circuit open > unhealthy, not checked yet > ejected > slow start > ready
+    removed > drained > circuit open > unhealthy, not checked yet, never checked > ejected > slow start > ready
 
 The first that holds is what an endpoint is called, in the log, the metrics and `explain`. Removal and drain are
 somebody's wish, and an open circuit rests on what requests just met; they hold always. Health checks and ejections
 are guesses from outside: with too few endpoints left, the likelier explanation is that the guess is wrong (a check
 that asks for the wrong path, a shared database), so all are used rather than none. Source: Envoy's panic threshold;
 Finagle's `PanicMode`.
+
+Who waits for its first check is no guess that may be wrong: the answer comes in seconds, and nobody sends requests to a
+service that still starts. Such endpoints count as ready for the panic rule, for most will be, and get nothing even in
+panic. When the answer should have come and has not, nobody is there to ask, and they count as unhealthy ones do.
 
 In a fleet of three with two really dead, panic sends two requests of three to dead ones; but those failures open their
 circuits, which panic does not override, so it costs `failure_threshold` requests each, and they are retried.
@@ -15,7 +19,7 @@ circuits, which panic does not override, so it costs `failure_threshold` request
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from math import ceil
+from math import ceil, inf
 
 from proxy.policy.breaker import Permission
 from proxy.policy.health import HealthState
@@ -38,6 +42,8 @@ class Standing(Enum):
     CIRCUIT_OPEN = "circuit open"
     UNHEALTHY = "unhealthy"
     UNCHECKED = "not checked yet"
+    OVERDUE = "never checked"
+    """Its first check should be over: whoever checks does not."""
     EJECTED = "ejected"
     SLOW_START = "slow start"
     READY = "ready"
@@ -45,7 +51,7 @@ class Standing(Enum):
 
 IN_USE = frozenset({Standing.READY, Standing.SLOW_START})
 """Gets requests."""
-IN_USE_IN_PANIC = IN_USE | {Standing.UNHEALTHY, Standing.UNCHECKED, Standing.EJECTED}
+IN_USE_IN_PANIC = IN_USE | {Standing.UNHEALTHY, Standing.OVERDUE, Standing.EJECTED}
 """Gets requests in panic."""
 WANTED = frozenset(Standing) - {Standing.REMOVED, Standing.DRAINED}
 """Is meant to get requests: what the panic rule counts."""
@@ -86,17 +92,26 @@ def unpack_marks(word: int) -> Marks:
 
 
 def standing(
-    marks: Marks, circuit: Permission, *, slow_start_s: float, now: float, is_removed: bool = False
+    marks: Marks,
+    circuit: Permission,
+    *,
+    slow_start_s: float,
+    now: float,
+    check_by: float = inf,
+    is_removed: bool = False,
 ) -> Standing:
-    """What an endpoint is called. A circuit that allows a trial is still open: see `is_on_trial`."""
+    """What an endpoint is called. A circuit that allows a trial is still open: see `is_on_trial`. `check_by` is when
+    the first check of one that is not checked yet is over at the latest."""
     if is_removed:
         return Standing.REMOVED
     if marks.is_drained:
         return Standing.DRAINED
     if circuit is not Permission.SEND:
         return Standing.CIRCUIT_OPEN
-    if marks.health is not HealthState.HEALTHY:
-        return Standing.UNHEALTHY if marks.health is HealthState.UNHEALTHY else Standing.UNCHECKED
+    if marks.health is HealthState.UNHEALTHY:
+        return Standing.UNHEALTHY
+    if marks.health is HealthState.UNKNOWN:
+        return Standing.UNCHECKED if now < check_by else Standing.OVERDUE
     if marks.is_ejected:
         return Standing.EJECTED
     return Standing.SLOW_START if marks.since and now - marks.since < slow_start_s else Standing.READY
@@ -110,5 +125,5 @@ def is_on_trial(marks: Marks, circuit: Permission) -> bool:
 def is_panic(standings: Iterable[Standing], params: PanicParams) -> bool:
     """Whether too few are ready. Of four endpoints and one drained: 2 of 3 ready are 67 %, no panic; 1 of 3 is one."""
     wanted = [one for one in standings if one in WANTED]
-    ready = sum([one in IN_USE for one in wanted])
+    ready = sum([one in IN_USE or one is Standing.UNCHECKED for one in wanted])
     return ready * 100.0 < params.below_percent * len(wanted)

@@ -48,6 +48,7 @@ class StandingReading:
             Standing.CIRCUIT_OPEN: reasons.get("circuit", "its circuit opened before control restarted"),
             Standing.UNHEALTHY: f"checks fail: {reasons.get('health', 'since before control restarted')}",
             Standing.UNCHECKED: "its first check is not over",
+            Standing.OVERDUE: "its first check should be over and is not",
             Standing.EJECTED: reasons.get("ejection", "ejected before control restarted"),
             Standing.SLOW_START: "its share grows since it came, or came back",
         }
@@ -63,7 +64,13 @@ def read_standing(
     word = row[sb.X_CIRCUIT]
     load = row[sb.X_LOAD_PERMILLE]
     return StandingReading(
-        standing=standing(marks, permission(word, now), slow_start_s=cluster.slow_start.window_s, now=now),
+        standing=standing(
+            marks,
+            permission(word, now),
+            slow_start_s=cluster.slow_start.window_s,
+            now=now,
+            check_by=row[sb.X_CHECK_BY_MS] / 1000.0,
+        ),
         circuit=unpack(word),
         marks=marks,
         is_drained_by_operator=bool(row[sb.X_DRAINED]),

@@ -11,6 +11,7 @@ from typing import Any
 
 import proxy
 from proxy.listener_counts import connections_of
+from proxy.policy.standing import Standing
 from proxy.scoreboard import P_PID, P_REEXECS, P_STARTED_MS, P_WANTED_WORKERS, Scoreboard
 from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
 from proxy.telemetry.processes import (
@@ -73,6 +74,15 @@ def unready_reason(view: DaemonView) -> str | None:
 def usable_endpoints(view: DaemonView, cluster: ClusterSpec) -> int:
     """How many endpoints of a cluster get requests; those that get some in panic alone do not count."""
     return sum(reading.is_usable for reading in _standings(view, cluster))
+
+
+def unusable_reason(view: DaemonView, cluster: ClusterSpec) -> str | None:
+    """Why a cluster must not get traffic now, for people; `None` when it may."""
+    if usable_endpoints(view, cluster):
+        return None
+    if any(reading.standing is Standing.UNCHECKED for reading in _standings(view, cluster)):
+        return "the first checks of the cluster's endpoints are not over"
+    return "the cluster has no usable endpoint"
 
 
 def find_cluster(view: DaemonView, name: str) -> ClusterSpec | None:

@@ -14,7 +14,7 @@ from proxy.policy.failures import FailureKind
 from proxy.policy.health import HealthState
 from proxy.policy.slow_start import SlowStartParams
 from proxy.policy.standing import Marks, PanicParams
-from proxy.scoreboard import E_FAILURE_KINDS, E_IN_FLIGHT, E_TRIALS, K_PANIC_PICKS
+from proxy.scoreboard import E_FAILURE_KINDS, E_IN_FLIGHT, E_TRIALS, K_PANIC_PICKS, X_CHECK_BY_MS
 from proxy.snapshot import StickySpec
 from proxy.standings import LOOK_S
 from proxy.trials import VERDICT_S
@@ -114,6 +114,34 @@ def test_panic(world):
     assert set(names(one, 6, 50.0)) == set("ab")
     one = fleet.apply(three("round_robin", of={"panic": PanicParams(below_percent=0)}))
     assert refusal(one, 50.0).reason is Reason.NO_ENDPOINT
+
+
+def say_new(world, slot, check_by):
+    world.scoreboard.standing_row(slot)[X_CHECK_BY_MS] = int(check_by * 1000)
+    world.say(slot, marks=Marks(health=HealthState.UNKNOWN))
+
+
+def test_who_is_not_checked_yet_is_waited_for(world):
+    """Until it is, or should have been long ago."""
+    one = Fleet(1, world).apply(three("round_robin"))
+    for slot in range(3):
+        say_new(world, slot, 57.0)
+    assert refusal(one, 50.0).reason is Reason.OVERLOADED
+    world.say(1, marks=DOWN)
+    assert refusal(one, 50.0).reason is Reason.OVERLOADED  # not in panic: the others may be well
+    world.say(2, marks=Marks())
+    assert set(names(one, 6, 50.0)) == {"d"}
+    world.say(2, marks=DOWN)
+    assert set(names(one, 6, 50.0)) == {"b", "d"}  # one of three, at best
+    assert set(names(one, 6, 57.0)) == {"a", "b", "d"}
+
+
+def test_checks_that_nobody_makes_are_not_waited_for(world):
+    one = Fleet(1, world).apply(three("round_robin"))
+    for slot in range(3):
+        say_new(world, slot, 57.0)
+    assert refusal(one, 56.9).reason is Reason.OVERLOADED
+    assert set(names(one, 6, 57.0)) == {"a", "b", "d"}
 
 
 def test_sticky_clients_move_when_theirs_is_not_usable(world):

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -96,6 +97,69 @@ def test_checks_take_an_endpoint_out_and_bring_it_back(start_daemon: StartDaemon
     wait_for(lambda: standing(daemon) == "ready", "two passed checks")
     assert "health down: its checks fail: status 503" in daemon.stderr()
     daemon.stop()
+
+
+class Checks:
+    """An origin whose checks pass when the test says so."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.may_pass = threading.Event()
+        origin.on("/health", self._answer)
+
+    def _answer(self, exchange: Exchange) -> None:
+        assert self.may_pass.wait(LIMIT_S)
+        exchange.send(OK)
+
+
+def test_nothing_is_sent_before_the_first_check(
+    start_daemon: StartDaemon, connect: OpenClient, origin: Origin, path: str
+) -> None:
+    """At a cold start requests wait for it, and the cluster is not ready."""
+    origin.on(path, OK)
+    checks = Checks(origin)
+    daemon = start_daemon(checked(origin, timeout="15s"))
+    client = connect(daemon)
+    client.send(request("GET", path))
+    origin.wait_seen("/health")
+    code, body = daemon.admin("/readyz?cluster=origin")
+    assert (code, json.loads(body)["reason"]) == (
+        503,
+        "the first checks of the cluster's endpoints are not over",
+    )
+    assert standing(daemon) == "not checked yet" and daemon.admin("/readyz")[0] == 200
+    wait_for(lambda: daemon.status()["clusters"][0]["pending"] == 1, "the request to wait")
+    assert origin.seen(path) == []
+    checks.may_pass.set()
+    assert client.reply().status == 200
+    assert daemon.admin("/readyz?cluster=origin")[0] == 200
+    daemon.stop()
+
+
+def test_new_endpoints_wait_for_their_first_check(
+    start_daemon: StartDaemon, connect: OpenClient, origin: Origin, path: str
+) -> None:
+    """Also when they are most of the cluster: others that are ready do not make it panic."""
+    new = [Origin() for _ in range(3)]
+    checks = [Checks(one) for one in new]
+    for one in (origin, *new):
+        one.on(path, OK)
+    origin.on("/health", OK)
+    daemon = start_daemon(checked(origin, timeout="15s"))
+    wait_for(lambda: standing(daemon) == "ready", "the first check")
+    endpoints = daemon.config["clusters"][0]["endpoints"]
+    endpoints += [{"address": one.address} for one in new]
+    daemon.file.write_text(json.dumps(daemon.config))
+    assert homeport(daemon, "reload").returncode == 0
+    client = connect(daemon)
+    for _ in range(8):
+        assert client.get(path).status == 200
+    assert len(origin.seen(path)) == 8
+    for each in checks:
+        each.may_pass.set()
+    wait_for(lambda: client.get(path) and all(one.seen(path) for one in new), "requests for all")
+    daemon.stop()
+    for one in new:
+        one.stop()
 
 
 def test_a_service_that_says_it_drains(start_daemon: StartDaemon, origin: Origin) -> None:

@@ -21,8 +21,8 @@ from proxy.policy.standing import (
 READY, DOWN, NEW = HealthState.HEALTHY, HealthState.UNHEALTHY, HealthState.UNKNOWN
 
 
-def named(marks, circuit=Permission.SEND, is_removed=False, now=100):
-    return standing(marks, circuit, slow_start_s=30, now=now, is_removed=is_removed)
+def named(marks, circuit=Permission.SEND, is_removed=False, now=100, check_by=101):
+    return standing(marks, circuit, slow_start_s=30, now=now, check_by=check_by, is_removed=is_removed)
 
 
 def test_precedence():
@@ -37,12 +37,14 @@ def test_precedence():
     for change in (
         {"health": DOWN},
         {"health": NEW},
+        {"health": NEW, "check_by": 100},
         {"health": READY},
         {"is_ejected": False},
         {"since": 0.0},
     ):
+        check_by = change.pop("check_by", 101)
         worst |= change
-        seen.append(named(Marks(**worst)))
+        seen.append(named(Marks(**worst), check_by=check_by))
     assert seen == list(Standing)
 
 
@@ -87,6 +89,11 @@ def test_words():
         ("RED", 50, False),  # who is drained is not missed
         ("SEE", 50, True),
         ("COO", 50, True),
+        ("CCC", 50, False),  # the answer comes in seconds
+        ("RRCCC", 50, False),
+        ("UCC", 50, False),
+        ("UUC", 50, True),
+        ("NNN", 50, True),  # nobody will tell
         ("ROO", 50, True),
         ("", 50, False),
         ("DD", 50, False),
@@ -98,11 +105,13 @@ def test_words():
 def test_panic(standings, below_percent, expected):
     letters = {
         "R": Standing.READY, "S": Standing.SLOW_START, "U": Standing.UNHEALTHY, "C": Standing.UNCHECKED,
-        "E": Standing.EJECTED, "D": Standing.DRAINED, "O": Standing.CIRCUIT_OPEN,
+        "N": Standing.OVERDUE, "E": Standing.EJECTED, "D": Standing.DRAINED, "O": Standing.CIRCUIT_OPEN,
     }  # fmt: skip
     assert is_panic([letters[letter] for letter in standings], PanicParams(below_percent)) is expected
 
 
 def test_panic_overrides_guesses_alone():
-    assert IN_USE_IN_PANIC - IN_USE == {Standing.UNHEALTHY, Standing.UNCHECKED, Standing.EJECTED}
-    assert {Standing.REMOVED, Standing.DRAINED, Standing.CIRCUIT_OPEN}.isdisjoint(IN_USE_IN_PANIC)
+    assert IN_USE_IN_PANIC - IN_USE == {Standing.UNHEALTHY, Standing.OVERDUE, Standing.EJECTED}
+    assert {Standing.UNCHECKED, Standing.REMOVED, Standing.DRAINED, Standing.CIRCUIT_OPEN}.isdisjoint(
+        IN_USE_IN_PANIC
+    )
