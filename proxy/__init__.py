@@ -10,6 +10,7 @@ Map of the package, from the pure core outwards; imports point from the bottom o
     mailbox listening       messages with descriptors between processes; listening sockets
     permits                 permits and trials of endpoints, exact over all workers by kernel locks
     children systemd        child processes; what a service manager wants to hear
+    key_function            a site's own functions that find data keys, by name
     snapshot_codec          snapshots as bytes
     handover                what a parent hands to the program that takes its place
     workforce supervisor    the parent's part: worker slots; the loop that starts and replaces

@@ -174,7 +174,7 @@ class SourceSpec:
     max_body_bytes: int = 64 * 1024
     """With `json`: requests with a larger body have no such value."""
     timeout_s: float = 0.005
-    """With `function`: how long one call may take."""
+    """With `function`: how long one call may take, in CPU time."""
 
 
 @dataclass(frozen=True, slots=True)

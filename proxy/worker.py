@@ -16,6 +16,7 @@ import random
 import signal
 import socket
 import sys
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -26,14 +27,16 @@ from proxy import children
 from proxy.clock import Clock, SystemClock
 from proxy.cluster import build_clusters
 from proxy.dataplane.gate import AcceptGate
+from proxy.dataplane.key_functions import KeyFunctions, find_functions
 from proxy.dataplane.listener import ConnectionCap, Listener
 from proxy.dataplane.plane import Plane
 from proxy.dataplane.tls import TlsContexts
+from proxy.key_function import BadFunction, KeyFunction
 from proxy.mailbox import Channel, Message, Posts, posts_from, unsealed
 from proxy.permits import WorkerLocks
 from proxy.policy.rate_limit import RateTable
 from proxy.scoreboard import W_ACCEPTING, W_GENERATION, W_HEARTBEAT_MS, Scoreboard
-from proxy.snapshot import Snapshot
+from proxy.snapshot import Snapshot, SourceSpec
 from proxy.snapshot_codec import OtherVersion, decode_snapshot
 from proxy.surroundings import Surroundings
 from proxy.table import Table
@@ -84,6 +87,7 @@ class Worker:
         )
         self._plane: Plane | None = None
         self._tls = TlsContexts()
+        self._functions = KeyFunctions(self._on_function_off)
         self._cap = ConnectionCap()
         self._gate = AcceptGate(scoreboard, number, clock.monotonic)
         self._clients: Counter[str] = Counter()
@@ -103,6 +107,25 @@ class Worker:
                     self._row[W_HEARTBEAT_MS] = int(now * 1000)
                 await self._clock.sleep(0)
                 until = self._clock.monotonic() + _PIECE_S
+        await self._find_functions(snapshot)
+
+    async def _find_functions(self, snapshot: Snapshot) -> None:
+        """Have the functions that `snapshot` names. Importing their modules may take seconds, so a thread does it; one
+        that hangs must not keep the process from ending."""
+        missing = self._functions.missing(snapshot)
+        if not missing:
+            return
+        found: dict[SourceSpec, KeyFunction | BadFunction] = {}
+        thread = threading.Thread(target=lambda: found.update(find_functions(missing)), daemon=True)
+        thread.start()
+        while thread.is_alive():
+            if self._plane is None:
+                self._row[W_HEARTBEAT_MS] = int(self._clock.monotonic() * 1000)
+            await self._clock.sleep(_PIECE_S)
+        self._functions.add(found)
+
+    def _on_function_off(self, name: str, why: str) -> None:
+        self._surroundings.posts.to_control({"key_function": name, "worker": self._number, "why": why})
 
     def apply(self, snapshot: Snapshot, sockets: Mapping[str, socket.socket], workers: int = 1) -> None:
         """Serve from `snapshot` from the next request on. Whatever it raises, the last one is served on then.
@@ -117,6 +140,7 @@ class Worker:
                 sock.close()
             raise
         self._gate.workers = workers
+        self._functions.keep(snapshot)
         if not plane.is_draining:
             self._update_listeners(plane, snapshot, sockets)
         self._row[W_GENERATION] = snapshot.generation
@@ -144,6 +168,7 @@ class Worker:
             table=table,
             access_log=AccessLog(table.snapshot.access_log.sink),
             tls=self._tls,
+            functions=self._functions,
         )
         plane.start()
         return plane

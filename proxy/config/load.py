@@ -21,7 +21,7 @@ from proxy.config.document import Document, Trouble, UnreadableDocument, read_do
 from proxy.config.faults import BadValue, Fault, InvalidConfig, Mark, Path, path_text, printable, quoted
 from proxy.config.interpolate import Interpolator, read_regular_file
 from proxy.config.kinds import Kind, did_you_mean
-from proxy.config.locality_checks import find_locality_conflicts
+from proxy.config.locality_checks import find_function_conflicts, find_locality_conflicts
 from proxy.config.schema import Config
 from proxy.config.tls_checks import find_tls_conflicts
 from proxy.config.values import Plain
@@ -160,7 +160,9 @@ def _judge(document: Document, directory: FilePath, now: float | None) -> tuple[
             found.append(_model_trouble(document, each["loc"], each["type"], context, each["msg"]))
     conflicts = chain(find_conflicts(document), find_locality_conflicts(document))
     if now is not None:
-        conflicts = chain(conflicts, find_tls_conflicts(document, directory, now))
+        conflicts = chain(
+            conflicts, find_tls_conflicts(document, directory, now), find_function_conflicts(document)
+        )
     for conflict in islice(conflicts, MAX_FAULTS):
         mark = document.mark(conflict.path)
         shown = _shown(document, conflict.path)

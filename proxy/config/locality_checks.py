@@ -5,7 +5,9 @@ from typing import Any
 
 from proxy.config.checks import Conflict, items_at
 from proxy.config.document import Document
-from proxy.config.faults import Path
+from proxy.config.faults import BadValue, Path
+from proxy.config.locality_values import parse_function
+from proxy.key_function import BadFunction, find_function
 from proxy.policy.balancer import BALANCERS, balancer
 
 
@@ -20,6 +22,21 @@ def find_locality_conflicts(document: Document) -> Iterator[Conflict]:
     for path, route in items_at(document, ("routes",)):
         if "locality" in route:
             yield from _route(document, path, route, names)
+
+
+def find_function_conflicts(document: Document) -> Iterator[Conflict]:
+    """Functions that are not there. Imports the modules that the file names."""
+    if not isinstance(document.data, dict):
+        return
+    for path, _ in items_at(document, ("routes",)):
+        keys = (*path, "locality", "data_key")
+        for own in (keys, *(source for source, _ in items_at(document, keys))):
+            try:
+                find_function(parse_function(document.get((*own, "function"))))
+            except BadFunction as error:
+                yield Conflict((*own, "function"), error.problem, error.expected)
+            except BadValue:
+                pass  # none, or no name of one, as the models say
 
 
 def _balancers(cluster: dict[str, Any]) -> list[str]:

@@ -107,12 +107,13 @@ class KeySource(Section):
     """With `json`: bodies that are larger go on without a key from it, 1B to 1MiB. Each request in progress may hold
     so much memory. Default 64KiB."""
     function: FunctionName = ""
-    """`module:function`: a Python function that is called with the request (`method`, `path`, `query`, `header(name)`)
+    """`module:function`: a Python function that is called with the request (`method`, `path`, `query`, `headers`)
     and returns a key (text or bytes), several, or None. It runs in the process that carries traffic, which waits for
     it: no I/O. The module must be installed or on PYTHONPATH. One that raises or takes longer than `timeout` is not
     called again before its settings change or the daemon starts anew. Default none."""
     timeout: Duration = written("5ms")
-    """With `function`: how long a call may take, 1ms to 1s. Default 5ms."""
+    """With `function`: how long a call may take, 1ms to 1s: in CPU time, or four times that on the clock. Default
+    5ms."""
 
     @model_validator(mode="after")
     def _check(self) -> "KeySource":

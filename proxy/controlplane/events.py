@@ -37,10 +37,13 @@ class EventType(Enum):
     DRAINED = "drained"
     UNDRAINED = "undrained"
     RELOAD = "reload"
+    KEY_FUNCTION_OFF = "key_function_off"
 
 
 # What an operator should see in the log without looking for it.
-_WARNINGS = frozenset({EventType.CIRCUIT_OPENED, EventType.HEALTH_DOWN, EventType.EJECTED})
+_WARNINGS = frozenset(
+    {EventType.CIRCUIT_OPENED, EventType.HEALTH_DOWN, EventType.EJECTED, EventType.KEY_FUNCTION_OFF}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Event:
     """Seconds since the Unix epoch."""
     type: EventType
     subject: str
-    """What it happened to: an endpoint's id, `listener NAME`, or `configuration`."""
+    """What it happened to: an endpoint's id, `listener NAME`, `function NAME`, or `configuration`."""
     text: str
     """Why, and until when, for people."""
 

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from proxy.config.faults import printable
 from proxy.mailbox import Channel
 from proxy.policy.failures import FailureKind
 
@@ -21,12 +22,24 @@ OnResult = Callable[[int, int, FailureKind | None], bool]
 """Slot of the endpoint, generation of its circuit, what failed (`None` = nothing); false when it does not count."""
 
 
-class ControlMail:
-    """Reads the mailbox and hands on results; `on_dropped` is called for each that was of no use."""
+OnFunctionOff = Callable[[str, int, str], None]
+"""Name of a key function, the worker that has switched it off, and why."""
 
-    def __init__(self, mailbox: Channel, on_result: OnResult, on_dropped: Callable[[], None]) -> None:
+
+class ControlMail:
+    """Reads the mailbox and hands on results and what else workers tell; `on_dropped` is called for each message that
+    was of no use."""
+
+    def __init__(
+        self,
+        mailbox: Channel,
+        on_result: OnResult,
+        on_function_off: OnFunctionOff,
+        on_dropped: Callable[[], None],
+    ) -> None:
         self._mailbox = mailbox
         self._on_result = on_result
+        self._on_function_off = on_function_off
         self._on_dropped = on_dropped
 
     def __repr__(self) -> str:
@@ -61,7 +74,10 @@ class ControlMail:
     def _take(self, body: Any) -> bool:
         result = parse_result(body)
         if result is None:
-            return False
+            off = parse_function_off(body)
+            if off is not None:
+                self._on_function_off(*off)
+            return off is not None
         try:
             return self._on_result(*result)
         except Exception:
@@ -81,3 +97,13 @@ def parse_result(body: Any) -> tuple[int, int, FailureKind | None] | None:
         return slot, generation, FailureKind(word) if word else None
     except ValueError:
         return None
+
+
+def parse_function_off(body: Any) -> tuple[str, int, str] | None:
+    """What `{"key_function": NAME, "worker": SLOT, "why": TEXT}` says; `None` = it says nothing."""
+    if not isinstance(body, dict):
+        return None
+    name, worker, why = body.get("key_function"), body.get("worker"), body.get("why")
+    if not isinstance(name, str) or type(worker) is not int or not isinstance(why, str):
+        return None
+    return printable(name), worker, printable(why)

@@ -49,7 +49,11 @@ class Resilience:
         self._prober = HealthProber(
             self.standings, events, clock=clock, rng=rng, on_up=self._outliers.forgive
         )
-        self._mail = ControlMail(mailbox, self.on_result, self._on_dropped) if mailbox is not None else None
+        self._mail = (
+            ControlMail(mailbox, self.on_result, self._on_function_off, self._on_dropped)
+            if mailbox is not None
+            else None
+        )
         self._is_reading = False
 
     def __repr__(self) -> str:
@@ -113,6 +117,10 @@ class Resilience:
     def reasons(self) -> Mapping[str, Mapping[str, str]]:
         """Why endpoints are what they are, in words, by id: see `Member.reasons`."""
         return {member.spec.id: dict(member.reasons) for member in self.standings if member.reasons}
+
+    def _on_function_off(self, name: str, worker: int, why: str) -> None:
+        text = f"worker {worker} finds no data keys by it any more: {why}"
+        self._events.tell(EventType.KEY_FUNCTION_OFF, f"function {name}", text)
 
     def _on_dropped(self) -> None:
         self._board.control_row[C_RESULTS_DROPPED] += 1

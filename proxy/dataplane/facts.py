@@ -69,6 +69,7 @@ def facts_of(exchange: "Exchange", cluster: Cluster, route: CompiledRoute, body:
         cluster.on_ignored,
         body=document,
         body_bytes=size,
+        call=exchange.plane.functions.call,
         hash_key=hash_key,
         affinity=affinity,
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from proxy.clock import Clock
 from proxy.cluster import Cluster
 from proxy.dataplane.buffers import BufferBudget
+from proxy.dataplane.key_functions import KeyFunctions
 from proxy.dataplane.outbox import Outbox
 from proxy.dataplane.pieces import Pieces
 from proxy.dataplane.pool import Pool
@@ -77,6 +78,7 @@ class Plane:
         table: Table,
         access_log: AccessLog,
         tls: TlsContexts,
+        functions: KeyFunctions,
     ) -> None:
         self.loop = loop
         self.outbox = Outbox(loop)
@@ -89,6 +91,8 @@ class Plane:
         """What to serve from. Read once per request; replaced as a whole."""
         self.tls = tls
         self.tls.apply(table.snapshot)
+        self.functions = functions
+        """Those that find data keys."""
         self.access_log = access_log
         self.active: dict[Downstream, None] = {}
         """Connections that have a deadline of their own."""

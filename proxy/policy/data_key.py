@@ -55,8 +55,8 @@ class Request(Protocol):
         ...
 
 
-Call = Callable[[SourceSpec, Any], Iterable[object]]
-"""Calls a source's function with the request; what it returned, one by one."""
+Call = Callable[[SourceSpec, Any], Iterable[object] | None]
+"""Calls a source's function with the request: what it returned, one by one; `None` when it failed, or is off."""
 
 NO_DOCUMENT = object()
 """Stands for the body where there is none, or none that can be read."""
@@ -295,7 +295,11 @@ class DataKeys:
                     _add_keys(values, found, on_ignored, Ignored.BODY)
         if call is not None:
             for spec in self._functions:
-                _add_keys(values, call(spec, request), on_ignored, Ignored.FUNCTION)
+                returned = call(spec, request)
+                if returned is None:
+                    on_ignored(Ignored.FUNCTION)
+                else:
+                    _add_keys(values, returned, on_ignored, Ignored.FUNCTION)
         return values
 
     def _size_of(self, request: Request, on_ignored: OnIgnored) -> int | None:

@@ -7,6 +7,7 @@ import socket
 import uvloop
 from resilience_world import A, World
 
+from proxy.controlplane.mail import parse_function_off
 from proxy.mailbox import Channel
 from proxy.policy.breaker import CircuitState
 from proxy.scoreboard import C_RESULTS_DROPPED
@@ -70,3 +71,10 @@ def test_what_came_while_nobody_read_counts(caplog):
         world.mailbox.close()
 
     asyncio.run(main())
+
+
+def test_functions_that_are_off():
+    good = {"key_function": "m:f\n", "worker": 3, "why": "it raised\x1b"}
+    assert parse_function_off(good) == ("m:f\\n", 3, "it raised\\x1b")
+    for bad in ([], {}, {**good, "worker": "3"}, {**good, "why": None}, {**good, "key_function": 1}):
+        assert parse_function_off(bad) is None
