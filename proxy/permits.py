@@ -20,6 +20,7 @@ import os
 import struct
 from collections.abc import Sequence
 from heapq import heappop, heappush
+from weakref import WeakValueDictionary
 
 # Files over which the endpoints are spread by their slots, at a descriptor each in every process.
 LOCK_FILES = 8
@@ -154,7 +155,7 @@ class Bytes:
 class EndpointLocks:
     """The locks of one endpoint, as one worker has them."""
 
-    __slots__ = ("permits", "trials")
+    __slots__ = ("__weakref__", "permits", "trials")
 
     def __init__(self, fd: int, base: int, start_ratio: float) -> None:
         self.permits = Bytes(fd, base, start_ratio)
@@ -174,13 +175,13 @@ class WorkerLocks:
         `OSError`."""
         self._files = [os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC) for fd in fds]
         self._start_ratio = worker * _GOLDEN % 1.0
-        self._endpoints: dict[int, EndpointLocks] = {}
+        self._endpoints: WeakValueDictionary[int, EndpointLocks] = WeakValueDictionary()
 
     def __repr__(self) -> str:
-        return f"WorkerLocks({self._endpoints})"
+        return f"WorkerLocks({len(self._endpoints)} endpoints)"
 
     def of(self, slot: int) -> EndpointLocks:
-        """The locks of the endpoint in `slot`; the same object each time."""
+        """The locks of the endpoint in `slot`; the same object for as long as anybody has it."""
         locks = self._endpoints.get(slot)
         if locks is None:
             fd = self._files[slot % len(self._files)]

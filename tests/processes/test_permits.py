@@ -53,12 +53,21 @@ def test_a_worker_does_not_get_what_it_has(workers):
 def test_endpoints_and_trials_are_apart(workers):
     """Those of slots that share a file too."""
     a, b, _ = workers
+    kept = [each.of(slot) for each in (a, b) for slot in (0, LOCK_FILES, 2 * LOCK_FILES)]
+    assert len(set(kept)) == 6
     for slot in (0, LOCK_FILES, 2 * LOCK_FILES):
         assert (a.of(slot).permits.take(1), a.of(slot).trials.take(1)) == (0, 0)
         assert (b.of(slot).permits.take(1), b.of(slot).trials.take(1)) == (-1, -1)
     a.of(0).trials.give(0)
     assert (b.of(0).trials.take(1), b.of(0).permits.take(1)) == (0, -1)
     assert a.of(7) is a.of(7)
+
+
+def test_locks_of_endpoints_that_are_gone_take_no_memory(workers):
+    """Endpoints come and go for as long as the daemon runs."""
+    for slot in range(1000):
+        workers[0].of(slot)
+    assert repr(workers[0]) == "WorkerLocks(0 endpoints)"
 
 
 def test_limits_change(workers):
