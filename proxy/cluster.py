@@ -18,6 +18,7 @@ each worker's own: every worker sees enough answers of an endpoint that it uses,
 from collections.abc import Collection, Mapping
 from math import ceil, inf
 
+from proxy.data_routing import DataRouting
 from proxy.endpoint import Endpoint, Hold, Lease
 from proxy.errors import Reason, RoutingError
 from proxy.model import RequestFacts
@@ -58,9 +59,9 @@ class Cluster:
     """A group of interchangeable endpoints and the picker that chooses among them."""
 
     __slots__ = (
-        "_control_row", "_has_limits", "_is_crowded", "_is_plain", "_peers", "_picker", "_refresh_at", "_slots",
-        "_standings", "_surroundings", "_times", "_trials", "_waiting", "budget", "endpoints", "hash_key", "name",
-        "reads_request", "row", "sees_data", "spec", "stickiness",
+        "_control_row", "_goes_by_data", "_has_limits", "_is_crowded", "_is_plain", "_peers", "_picker",
+        "_refresh_at", "_slots", "_standings", "_surroundings", "_times", "_trials", "_waiting", "budget", "data",
+        "endpoints", "hash_key", "name", "reads_request", "row", "sees_data", "spec", "stickiness",
     )  # fmt: skip
 
     def __init__(self, spec: ClusterSpec, surroundings: Surroundings) -> None:
@@ -72,6 +73,10 @@ class Cluster:
         """The cookie that keeps clients with their endpoint; `None` = there is none."""
         self.hash_key: HashKey | None = None
         """What of a request the balancer goes by; `None` = it does not."""
+        self.data: DataRouting | None = None
+        """Where data are, and how long requests take; `None` = neither the balancer nor its shadow asks."""
+        self._goes_by_data = False
+        """The balancer does."""
         self.sees_data = False
         """Whether the balancer, or its shadow, goes by the data that requests need."""
         self.reads_request = False
@@ -99,19 +104,21 @@ class Cluster:
 
     def update(self, spec: ClusterSpec) -> None:
         """Go on with what a snapshot says. Endpoints that are gone are marked as removed."""
-        kind = balancer(spec.balancer)
+        kinds = [balancer(name) for name in (spec.balancer, spec.shadow) if name]
         members = self._updated_members(spec)
-        self.hash_key = HashKey(spec.hash) if kind.sees_key and spec.hash is not None else None
+        sees_key = any(kind.sees_key for kind in kinds)
+        self.hash_key = HashKey(spec.hash) if sees_key and spec.hash is not None else None
         self.stickiness = Stickiness(spec.sticky, members, spec.name) if spec.sticky is not None else None
-        self.sees_data = any([balancer(name).sees_data for name in (spec.balancer, spec.shadow) if name])
+        self.sees_data = any(kind.sees_data for kind in kinds)
         self.reads_request = self.hash_key is not None or self.stickiness is not None or self.sees_data
-        if not kind.sees_time:
+        if not any(kind.sees_time for kind in kinds):
             self._times = None
         elif self._times is None:
             self._times = ResponseTimes()
         # A picker that keeps its members has no turns to go on with.
-        if self._picker is None or spec.balancer != self.spec.balancer or kind.keeps_members:
-            self._picker = make_picker(spec, members, self._surroundings.rng)
+        if self._picker is None or spec.balancer != self.spec.balancer or kinds[0].keeps_members:
+            self._picker = make_picker(spec.balancer, spec, members, self._surroundings.rng)
+        self._update_data(spec, members)
         self.budget.update(spec.retry)
         self.spec = spec
         self.endpoints = members
@@ -120,8 +127,20 @@ class Cluster:
         self._standings.update(spec, members[start:] + members[:start])
         self._slots = [endpoint.spec.slot for endpoint in members]
         self._has_limits = any(endpoint.max_connections for endpoint in members)
-        self._refresh_at = -inf if kind.sees_load or self._has_limits else inf
+        sees_load = any(kind.sees_load for kind in kinds)
+        self._refresh_at = -inf if sees_load or self._has_limits or self.data is not None else inf
         self._waiting.update(spec.queue)
+
+    def _update_data(self, spec: ClusterSpec, members: tuple[Endpoint, ...]) -> None:
+        """Go on learning, begin with it, or end it. A shadow is compared by what data locality foretells."""
+        self._goes_by_data = balancer(spec.balancer).sees_data
+        if not self.sees_data and not spec.shadow:
+            self.data = None
+            return
+        if self.data is None:
+            self.data = DataRouting(spec, self._surroundings, self._peers, self.row)
+        shadow = make_picker(spec.shadow, spec, members, self._surroundings.rng) if spec.shadow else None
+        self.data.update(spec, members, shadow)
 
     def _updated_members(self, spec: ClusterSpec) -> tuple[Endpoint, ...]:
         known = {endpoint.id: endpoint for endpoint in self.endpoints}
@@ -205,18 +224,19 @@ class Cluster:
             or view.in_panic
             or self._waiting.size
             or not view.usable
+            or self.data is not None
         )
 
     def _pick(self, facts: RequestFacts, failed: Collection[str], may_try: bool, now: float) -> Lease | None:
         """A circuit to be tried, else the endpoint that the client's cookie names, else one that the picker chooses
         among those with room; `None` when none has."""
         view = self._standings.view
-        if view.trials and (lease := self._try_circuit(failed, may_try, now)) is not None:
+        if view.trials and (lease := self._try_circuit(facts, failed, may_try, now)) is not None:
             return lease
         if self.stickiness is not None:
             kept = self.stickiness.member(facts.affinity)
             if kept is not None and kept.is_usable and kept.id not in failed:
-                lease = self._lease_on(kept, now)
+                lease = self._lease_on(kept, facts, now)
                 if lease is not None:
                     return lease
         candidates = self._candidates(failed, now)
@@ -224,14 +244,26 @@ class Cluster:
             # Another worker's may have become free just now.
             self._refresh(now)
             candidates = self._candidates(failed, now)
-        assert self._picker is not None
-        while (picked := self._picker.pick(candidates, facts)) is not None:
-            lease = self._lease_on(picked, now)
+        while (picked := self._choose(candidates, facts, now)) is not None:
+            lease = self._lease_on(picked, facts, now)
             if lease is not None:
                 self.row[K_PANIC_PICKS] += view.in_panic
                 return lease
             candidates = tuple([one for one in candidates if one is not picked])
         return None
+
+    def _choose(self, candidates: tuple[Endpoint, ...], facts: RequestFacts, now: float) -> Endpoint | None:
+        """The balancer's choice; its shadow is asked too."""
+        if self._goes_by_data:
+            assert self.data is not None
+            picked = self.data.choose(candidates, facts, now=now)
+        else:
+            assert self._picker is not None
+            picked = self._picker.pick(candidates, facts)
+        if picked is not None and self.spec.shadow:
+            assert self.data is not None
+            self.data.compare(picked, candidates, facts, now=now)
+        return picked
 
     def _candidates(self, failed: Collection[str], now: float) -> tuple[Endpoint, ...]:
         """Those that the picker chooses among: the same tuple as long as nothing changes."""
@@ -249,11 +281,19 @@ class Cluster:
             )
         return candidates
 
-    def _lease_on(self, endpoint: Endpoint, now: float) -> Lease | None:
+    def _lease_on(self, endpoint: Endpoint, facts: RequestFacts, now: float) -> Lease | None:
         if not endpoint.max_connections:
-            return Lease(endpoint, self._times, None, now)
+            return self._lease(endpoint, facts, None, now)
         permit = self._permit(endpoint)
-        return None if permit < 0 else Lease(endpoint, self._times, Hold(permit, _NO_TRIAL, now), now)
+        return None if permit < 0 else self._lease(endpoint, facts, Hold(permit, _NO_TRIAL, now), now)
+
+    def _lease(self, endpoint: Endpoint, facts: RequestFacts, hold: Hold | None, now: float) -> Lease:
+        if self.data is None:
+            return Lease(endpoint, self._times, hold, now)
+        placement = self.data.place(endpoint, facts, now=now)
+        lease = Lease(endpoint, self._times, hold, now)
+        lease.placement, lease.placer, lease.is_watched = placement, self.data, True
+        return lease
 
     def _permit(self, endpoint: Endpoint) -> int:
         """A permit of the endpoint; -1 = there is none.
@@ -267,7 +307,9 @@ class Cluster:
             return -1
         return endpoint.locks.permits.take(limit)
 
-    def _try_circuit(self, failed: Collection[str], may_try: bool, now: float) -> Lease | None:
+    def _try_circuit(
+        self, facts: RequestFacts, failed: Collection[str], may_try: bool, now: float
+    ) -> Lease | None:
         """A lease on an endpoint whose circuit is to be tried, if nobody else is trying it."""
         view = self._standings.view
         for endpoint, since in view.trials:
@@ -281,7 +323,7 @@ class Cluster:
                 self._trials.give(endpoint, trial)
                 continue
             self._trials.on_begin(endpoint)
-            return Lease(endpoint, self._times, Hold(permit, trial, now), now)
+            return self._lease(endpoint, facts, Hold(permit, trial, now), now)
         return None
 
     def is_hopeful(self, failed: Collection[str]) -> bool:
@@ -308,6 +350,8 @@ class Cluster:
         if self._times is not None:
             words += WORDS_PER_ESTIMATE * len(endpoints)
             self._times.project(endpoints, now=now)
+        if self.data is not None:
+            words += self.data.refresh(self._standings.view.usable, now=now)
         self._is_crowded = self._has_limits and self._peers.waiting(self.spec.slot, now) > 0
         self._refresh_at = now + max(REFRESH_S, words * REFRESH_S_PER_WORD)
 

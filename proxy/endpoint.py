@@ -14,6 +14,7 @@ from proxy.policy.data_reply import DataReply
 from proxy.policy.ewma import PeakEwma
 from proxy.policy.failures import FailureKind
 from proxy.policy.response_time import UNKNOWN_S, ResponseTimes
+from proxy.policy.site import Placement, Site
 from proxy.scoreboard import E_CANCELLED, E_FAILURE_KINDS, E_FAILURES, E_IN_FLIGHT, X_CIRCUIT, Row
 from proxy.snapshot import EndpointSpec
 
@@ -42,12 +43,38 @@ class Home(Protocol):
         ...
 
 
+class Placer(Protocol):
+    """Who sent a request where its data are, and learns what became of it."""
+
+    def on_answer(
+        self,
+        endpoint: "Endpoint",
+        placement: Placement,
+        status: int,
+        took_s: float,
+        said: DataReply | None,
+        *,
+        now: float,
+    ) -> None:
+        """The endpoint answered, and `said` what it said of data, `took_s` after it had the whole request (0 = it has
+        not yet)."""
+        ...
+
+    def on_end(self, endpoint: "Endpoint", placement: Placement, is_failed: bool, *, now: float) -> None:
+        """The exchange is over; `is_failed` = by the endpoint's fault."""
+        ...
+
+
+NOWHERE = Site()
+"""The site of endpoints in clusters where data do not count."""
+
+
 class Endpoint:
     """One address of a cluster with its load; what a picker sees as a candidate."""
 
     __slots__ = (
         "elsewhere", "generation", "home", "id", "in_flight", "is_removed", "is_usable", "local", "locks",
-        "max_connections", "response", "response_s", "row", "spec", "standing", "weight",
+        "max_connections", "response", "response_s", "row", "site", "spec", "standing", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +100,8 @@ class Endpoint:
         """Times to its answers, in clusters that compare them."""
         self.response_s = UNKNOWN_S
         """Expected seconds to its next answer, as last projected."""
+        self.site = NOWHERE
+        """What is known of its data and pace."""
         self.is_removed = False
         """No longer in the snapshot: what is in flight finishes, connections are not kept."""
         self.update(spec)
@@ -108,8 +137,8 @@ class Lease:
     """A pick that is not finished yet."""
 
     __slots__ = (
-        "_generation", "_has_passed", "_hold", "data", "endpoint", "is_released", "is_watched", "owed_since", "times",
-        "wants_data",
+        "_generation", "_has_passed", "_hold", "data", "endpoint", "is_released", "is_watched", "owed_since",
+        "placement", "placer", "times", "wants_data",
     )  # fmt: skip
 
     def __init__(
@@ -129,6 +158,9 @@ class Lease:
         """Whether `on_data` is to be called, before `on_answer`."""
         self.data: DataReply | None = None
         """What the answer said of data; `None` = nothing, or there is none yet."""
+        self.placement: Placement | None = None
+        """What is expected of it; `None` = data do not count."""
+        self.placer: Placer | None = None
         self.owed_since = now
         """Since when the endpoint owes an answer: from the pick on, or from the end of a request that takes its time; 0
         = that has not ended, or there is an answer."""
@@ -147,9 +179,12 @@ class Lease:
     def on_answer(self, status: int, kind: FailureKind | None, *, now: float) -> None:
         """The head of the final answer, or a 101, is here; `kind` is what it says against the endpoint. A trial that is
         answered has passed: what follows may take hours."""
+        took_s = now - self.owed_since if self.owed_since else 0.0
+        if self.placement is not None and self.placer is not None:
+            self.placer.on_answer(self.endpoint, self.placement, status, took_s, self.data, now=now)
         if self.times is not None and self.owed_since:
-            self.times.on_answer(self.endpoint, now - self.owed_since, status, now=now)
-            self.owed_since = 0.0
+            self.times.on_answer(self.endpoint, took_s, status, now=now)
+        self.owed_since = 0.0
         if self._hold is not None and self.is_trial and kind is None:
             self._has_passed = True
             self.endpoint.home.on_result(self.endpoint, self._generation, None, now=now)
@@ -170,6 +205,9 @@ class Lease:
             self._count(outcome, kind, now)
         elif (endpoint.local is not None or endpoint.standing[X_CIRCUIT]) and not self._has_passed:
             endpoint.home.on_result(endpoint, self._generation, None, now=now)
+        if self.placement is not None and self.placer is not None:
+            is_failed = outcome is not _GONE and (kind is not None or outcome is _FAILED)
+            self.placer.on_end(endpoint, self.placement, is_failed, now=now)
         if self.times is not None:
             waited = now - self.owed_since if self.owed_since else 0.0
             self.times.on_end(endpoint, waited, outcome, now=now)

@@ -164,6 +164,8 @@ WORKER_WORDS = W_LISTENERS + 2 * MAX_LISTENERS
 E_IN_FLIGHT = 0
 E_CONNECTIONS = 1
 E_IDLE = 2
+E_WORK_US = 3
+"""Predicted work of the requests in flight (`policy.site.Placement`); only where data count."""
 ENDPOINT_GAUGES = 8
 E_CONNECTS = 8
 E_CONNECT_FAILURES = 9
@@ -174,7 +176,14 @@ E_CANCELLED = 13
 E_SENT_BYTES = 14
 E_RECEIVED_BYTES = 15
 E_TRIALS = 16
-E_FAILURE_KINDS = 17
+E_ENDED = 17
+"""Requests that ended there, however; like the next four only where data count."""
+E_DATA_HITS = 18
+E_DATA_MISSES = 19
+E_DATA_SURPRISES = 20
+"""Misses of data that were believed to be there."""
+E_DATA_MOVED_BYTES = 21
+E_FAILURE_KINDS = 22
 """One word for each `policy.failures.FailureKind`, in their order."""
 E_LATENCY_SUM_US = E_FAILURE_KINDS + len(FailureKind)
 E_LATENCY = E_LATENCY_SUM_US + 1
@@ -188,6 +197,10 @@ K_PENDING = 0
 K_WANT_SINCE_MS = 1
 """Rank of the first of them (`policy.admission.Ticket.rank`) in milliseconds; 0 = none waits."""
 K_RETRYING = 2
+K_DATA_KEYS = 3
+"""Data keys that the worker knows."""
+K_UNTRUSTED = 4
+"""1 = predictions are worse than a plain model's, and data are left out of choices."""
 CLUSTER_GAUGES = 8
 K_QUEUED = 8
 K_QUEUE_WAIT_US = 9
@@ -197,7 +210,19 @@ K_QUEUE_LEFT = 12
 K_RETRIES = 13
 K_RETRIES_OVER_BUDGET = 14
 K_PANIC_PICKS = 15
-K_IGNORED = 16
+K_PREDICTIONS = 16
+K_ERROR_US = 17
+"""Sum of how far predictions of work and transfer were from what came."""
+K_PLAIN_ERROR_US = 18
+"""The same for a model that knows nothing of data."""
+K_SHADOW_PICKS = 19
+K_SHADOW_DIFFERS = 20
+K_SHADOW_SAVED_US = 21
+"""Predicted seconds by which the shadow's picks would have been done sooner, where they differ."""
+K_SHADOW_LOST_US = 22
+K_NEWS_SENT = 23
+K_NEWS_DROPPED = 24
+K_IGNORED = 32
 """One word for each `policy.ignored.Ignored`, in their order."""
 _IGNORED_WORDS = 16
 assert len(Ignored) <= _IGNORED_WORDS

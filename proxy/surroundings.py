@@ -45,6 +45,10 @@ class Peers:
         """Requests that they have in flight at the endpoints in `slots`."""
         return self._scoreboard.endpoint_words(E_IN_FLIGHT, self.known, slots)
 
+    def words(self, word: int, slots: list[int]) -> list[int]:
+        """Sums of `word` of the endpoints in `slots`."""
+        return self._scoreboard.endpoint_words(word, self.known, slots)
+
     def waiting(self, cluster: int, now: float) -> int:
         """Requests that wait there for an endpoint of the cluster in slot `cluster`. One that does not tick would have
         everybody wait for it, and does not count."""

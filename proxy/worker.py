@@ -203,6 +203,13 @@ class Worker:
                 if cluster.spec.slot == body["free"]:
                     cluster.on_free(body.get("from", -1), body.get("permit"), now=self._clock.monotonic())
 
+    def on_news(self, body: Mapping[str, Any]) -> None:
+        """Another worker, or control, says who holds which data."""
+        if self._plane is not None:
+            for cluster in self._plane.table.clusters.values():
+                if cluster.spec.slot == body["data"] and cluster.data is not None:
+                    cluster.data.on_news(body["news"])
+
     def reopen_log(self) -> None:
         """Open the access log's file again, after it was renamed."""
         if self._plane is not None:
@@ -284,6 +291,8 @@ class _Process:
             self._on_snapshot(message)
         elif "free" in message.body:
             self._worker.on_free(message.body)
+        elif "news" in message.body:
+            self._worker.on_news(message.body)
         else:
             message.close()  # of another version
 

@@ -29,8 +29,9 @@ from proxy.snapshot import ClusterSpec
 class Balancer:
     """One way to spread requests."""
 
-    make: Callable[[ClusterSpec, Sequence[Any], Random], Picker[Any]]
-    """A new picker for a cluster and its members, in the order of the cluster's endpoints."""
+    make: Callable[[ClusterSpec, Sequence[Any], Random], Picker[Any]] | None
+    """A new picker for a cluster and its members, in the order of the cluster's endpoints; `None` = choices are made by
+    `locality`."""
     sees_load: bool = False
     """Looks at requests in flight."""
     sees_time: bool = False
@@ -68,7 +69,7 @@ _BALANCERS = {
     "least_connections": Balancer(_least_connections, sees_load=True),
     "least_response_time": Balancer(_least_response_time, sees_load=True, sees_time=True),
     "consistent_hashing": Balancer(_consistent_hashing, sees_load=True, sees_key=True, keeps_members=True),
-    "data_locality_aware": Balancer(_least_connections, sees_load=True, sees_data=True),
+    "data_locality_aware": Balancer(None, sees_load=True, sees_data=True),
     "random": Balancer(lambda spec, members, rng: RandomPick(rng)),
     "p2c": Balancer(lambda spec, members, rng: PowerOfTwo(connections_per_weight, rng), sees_load=True),
 }
@@ -85,6 +86,8 @@ def balancer(name: str) -> Balancer:
         raise ValueError(f"balancer {name!r} is unknown, expected one of {', '.join(BALANCERS)}") from None
 
 
-def make_picker(spec: ClusterSpec, members: Sequence[C], rng: Random) -> Picker[C]:
-    """A new picker for the cluster `spec`, whose endpoints are `members` in that order."""
-    return balancer(spec.balancer).make(spec, members, rng)
+def make_picker(name: str, spec: ClusterSpec, members: Sequence[C], rng: Random) -> Picker[C] | None:
+    """A new picker of the balancer `name` for the cluster `spec`, whose endpoints are `members` in that order; `None`
+    when that goes by data, see `locality`."""
+    make = balancer(name).make
+    return make(spec, members, rng) if make is not None else None

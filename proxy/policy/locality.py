@@ -231,7 +231,11 @@ class Locality(Generic[C]):
         """Those that are looked at."""
         count, draw = len(candidates), self._rng.random
         if not keys:
-            return candidates if count <= FEW else [candidates[int(draw() * count)] for _ in range(FEW)]
+            if count > FEW:
+                return [candidates[int(draw() * count)] for _ in range(FEW)]
+            # The first of equals is chosen, and it should not always be the same.
+            start = int(draw() * count)
+            return [*candidates[start:], *candidates[:start]]
         if count <= OTHERS:
             return candidates
         if candidates is not self._candidates:

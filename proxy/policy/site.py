@@ -43,8 +43,8 @@ class Site:
     """One endpoint."""
 
     __slots__ = (
-        "_done", "_failing", "_failing_at", "_line", "classes", "distance_s", "holdings", "is_speed_given", "pace",
-        "s_per_byte", "tags", "transfers", "work_s",
+        "_done", "_failing", "_failing_at", "_line", "_others_ended", "_others_work_s", "classes", "distance_s",
+        "holdings", "is_speed_given", "pace", "s_per_byte", "tags", "transfers", "work_s",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -66,6 +66,8 @@ class Site:
         self._failing_at = 0.0
         self._done = 0
         self._line: deque[Placement] = deque()
+        self._others_work_s = 0.0
+        self._others_ended = 0
 
     def __repr__(self) -> str:
         return f"Site({self.pace}, {self.holdings}, {1.0 / self.s_per_byte:.0f} bytes/s, {self.work_s:.6f} s)"
@@ -100,10 +102,18 @@ class Site:
         if not placement.started_at:
             # Before its turn: it was given up, or there are more slots than thought.
             self._line.remove(placement)
-        self.on_others_ended(1, now=now)
+        self._advance(1, now)
 
-    def on_others_ended(self, count: int, *, now: float) -> None:
-        """So many ended there, in other workers for example: those next in line have their slots."""
+    def on_others(self, work_s: float, ended: int, *, now: float) -> None:
+        """The requests of other workers: predicted seconds of those in flight, and how many have ever ended."""
+        self.work_s = max(self.work_s + work_s - self._others_work_s, 0.0)
+        self._others_work_s = work_s
+        # A worker that is gone takes its count with it.
+        self._advance(max(ended - self._others_ended, 0), now)
+        self._others_ended = ended
+
+    def _advance(self, count: int, now: float) -> None:
+        """So many have ended: those next in line have their slots."""
         self._done += count
         line = self._line
         while line and line[0].starts_after <= self._done:

@@ -52,7 +52,7 @@ def test_words_of_a_worker():
 
 def test_words_of_an_endpoint():
     assert {name for name, word in words("E_").items() if word < ENDPOINT_GAUGES} == {
-        "E_IN_FLIGHT", "E_CONNECTIONS", "E_IDLE",
+        "E_IN_FLIGHT", "E_CONNECTIONS", "E_IDLE", "E_WORK_US",
     }  # fmt: skip
     assert E_LATENCY > E_LATENCY_SUM_US
     buckets = {latency_index(bound) for bound in LATENCY_BOUNDS_S} | {latency_index(1e9)}

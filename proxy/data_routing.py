@@ -1,0 +1,281 @@
+"""Routing by data locality in one cluster of a worker: the policy, its endpoints, and what the workers tell each other.
+
+Each worker decides by what it knows, and they tell each other enough to know the same. Work in flight and requests that
+ended are words of the scoreboard, read with the other loads. Who holds what is news: what a worker placed, saw missing,
+or was asked for (at most once a second a key) goes to the other workers, and to control for workers to come, in one
+message every `NEWS_S`. What does not fit is dropped and counted; it is told again when somebody asks for the key.
+Sizes that were learned travel with it. Service times and speeds are each worker's own: every worker sees enough answers
+of an endpoint that it uses.
+
+A cluster may have a shadow: a second balancer that is asked for each request and not followed. Its picks are compared
+by the predictions of the first moment, with data locality on either side.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from proxy.endpoint import NOWHERE, Endpoint
+from proxy.model import RequestFacts
+from proxy.policy.data_reply import DataReply
+from proxy.policy.hashring import HashRing, key_point
+from proxy.policy.locality import Forecast, Locality
+from proxy.policy.picker import Picker
+from proxy.policy.site import Placement, Site
+from proxy.scoreboard import (
+    E_DATA_HITS,
+    E_DATA_MISSES,
+    E_DATA_MOVED_BYTES,
+    E_DATA_SURPRISES,
+    E_ENDED,
+    E_WORK_US,
+    K_DATA_KEYS,
+    K_ERROR_US,
+    K_NEWS_DROPPED,
+    K_NEWS_SENT,
+    K_PLAIN_ERROR_US,
+    K_PREDICTIONS,
+    K_SHADOW_DIFFERS,
+    K_SHADOW_LOST_US,
+    K_SHADOW_PICKS,
+    K_SHADOW_SAVED_US,
+    K_UNTRUSTED,
+    Row,
+)
+from proxy.snapshot import ClusterSpec
+from proxy.surroundings import Peers, Surroundings
+
+# Seconds between two messages of news.
+NEWS_S = 0.05
+# News of one message: with 20 digits for a key and 16 for a size they take 45 bytes each at most, and a message has
+# room for 64 KiB.
+NEWS_AT_ONCE = 1200
+# Seconds in which a key is told of once however often it is asked for.
+TOLD_FOR_S = 1.0
+# Size in news of what is held no more.
+GONE = -1
+# A status from which on the time of an answer says nothing of the work: errors are quick.
+ERROR_STATUS = 400
+
+_US = 1_000_000
+
+
+class DataRouting:
+    """What a cluster needs to send requests where their data are."""
+
+    __slots__ = (
+        "_by_slot", "_cluster_slot", "_has_shadow", "_is_telling", "_news", "_peers", "_row", "_shadow", "_slots",
+        "_surroundings", "locality",
+    )  # fmt: skip
+
+    def __init__(self, spec: ClusterSpec, surroundings: Surroundings, peers: Peers, row: Row) -> None:
+        """`row` is the cluster's in the scoreboard, as this worker writes it."""
+        self._surroundings = surroundings
+        self._peers = peers
+        self._row = row
+        self._cluster_slot = spec.slot
+        self.locality: Locality[Endpoint] = Locality(spec.locality, surroundings.rng)
+        self._news: dict[tuple[int, int], int] = {}
+        """By key's point and endpoint's slot, the size; `GONE` = it is not there."""
+        self._is_telling = False
+        self._by_slot: dict[int, Endpoint] = {}
+        self._slots: list[int] = []
+        self._has_shadow = False
+        self._shadow: Picker[Endpoint] | None = None
+
+    def __repr__(self) -> str:
+        return f"DataRouting({self.locality})"
+
+    def update(self, spec: ClusterSpec, members: Sequence[Endpoint], shadow: Picker[Endpoint] | None) -> None:
+        """Go on with what a snapshot says. `shadow` is the picker of the cluster's shadow; `None` = there is none, or
+        it is data locality itself."""
+        zones = dict(spec.locality.zone_distance_s)
+        for member in members:
+            if member.site is NOWHERE:
+                member.site = Site()
+            told = member.spec
+            member.site.update(
+                slots=told.slots or spec.locality.slots,
+                cache_bytes=told.cache_bytes or spec.locality.cache_bytes,
+                bandwidth_bytes_per_s=told.bandwidth_bytes_per_s or spec.locality.bandwidth_bytes_per_s,
+            )
+            member.site.tags = told.tags
+            member.site.distance_s = zones.get(told.zone, 0.0)
+        for gone in set(self._by_slot.values()) - set(members):
+            # Another instance at its address holds nothing.
+            gone.site.holdings.forget()
+        self._by_slot = {member.spec.slot: member for member in members}
+        self._slots = [member.spec.slot for member in members]
+        self._shadow = shadow
+        self._has_shadow = bool(spec.shadow)
+        self.locality.update(
+            spec.locality, members, HashRing(spec.ring, [member.weight for member in members])
+        )
+
+    def refresh(self, usable: Sequence[Endpoint], *, now: float) -> int:
+        """Look at what the other workers do; `Peers.look` was just called. Returns how many words were read."""
+        known = self._peers.known
+        if known:
+            works, ended = self._peers.words(E_WORK_US, self._slots), self._peers.words(E_ENDED, self._slots)
+            for endpoint, work, count in zip(self._by_slot.values(), works, ended, strict=True):
+                endpoint.site.on_others(work / _US, count, now=now)
+        self.locality.refresh(usable)
+        self._row[K_DATA_KEYS] = len(self.locality.residency)
+        self._row[K_UNTRUSTED] = not self.locality.learning.is_trusted
+        return 2 * len(known) * len(self._slots)
+
+    # ------------------------------------------------------------------ requests
+
+    def choose(self, candidates: Sequence[Endpoint], facts: RequestFacts, *, now: float) -> Endpoint | None:
+        """See `Locality.choose`."""
+        return self.locality.choose(candidates, facts, now=now)
+
+    def compare(
+        self, picked: Endpoint, candidates: Sequence[Endpoint], facts: RequestFacts, *, now: float
+    ) -> None:
+        """`picked` was chosen among `candidates`: what would the shadow have done?"""
+        if not self._has_shadow:
+            return
+        if self._shadow is not None:
+            other = self._shadow.pick(candidates, facts)
+        else:
+            other = self.locality.choose(candidates, facts, now=now)
+        row = self._row
+        row[K_SHADOW_PICKS] += 1
+        if other is None or other is picked:
+            return
+        row[K_SHADOW_DIFFERS] += 1
+        ours = self.locality.forecast(picked, facts, now=now).total_s
+        saved_us = int((ours - self.locality.forecast(other, facts, now=now).total_s) * _US)
+        row[K_SHADOW_SAVED_US if saved_us > 0 else K_SHADOW_LOST_US] += abs(saved_us)
+
+    def place(self, endpoint: Endpoint, facts: RequestFacts, *, now: float) -> Placement:
+        """The request goes there. Called before it counts in `in_flight`."""
+        placement = self.locality.place(endpoint, facts, now=now)
+        endpoint.row[E_WORK_US] += int(placement.charge_s * _US)
+        slot = endpoint.spec.slot
+        for key in placement.keys:
+            if key in placement.missing or now >= key.told_at + TOLD_FOR_S:
+                key.told_at = now
+                self._tell(key.point, slot, int(key.size_bytes) if key.samples or key.is_given else 0)
+        return placement
+
+    def on_answer(
+        self,
+        endpoint: Endpoint,
+        placement: Placement,
+        status: int,
+        took_s: float,
+        said: DataReply | None,
+        *,
+        now: float,
+    ) -> None:
+        """The endpoint answered with `status` and `said` of its data, `took_s` after it had the whole request; 0 = it
+        has not yet."""
+        if said is not None:
+            self._on_said(endpoint, said)
+        if status >= ERROR_STATUS or took_s <= 0:
+            placement.is_answered = status < ERROR_STATUS
+            return
+        expected_s = placement.charge_s
+        plain_s = self.locality.learning.plain_s
+        is_hit = self.locality.on_answer(placement, took_s, said.hit if said is not None else None, now=now)
+        row, worked_s = self._row, placement.worked_s(took_s, now=now)
+        row[K_PREDICTIONS] += 1
+        row[K_ERROR_US] += int(abs(worked_s - expected_s) * _US)
+        row[K_PLAIN_ERROR_US] += int(abs(worked_s - plain_s) * _US)
+        if not placement.keys:
+            return
+        if is_hit:
+            endpoint.row[E_DATA_HITS] += 1
+            return
+        endpoint.row[E_DATA_MISSES] += 1
+        endpoint.row[E_DATA_SURPRISES] += not placement.missing
+        endpoint.row[E_DATA_MOVED_BYTES] += int(
+            sum([key.size_bytes for key in placement.missing or placement.keys])
+        )
+        for key in placement.missing or placement.keys:
+            self._tell(key.point, endpoint.spec.slot, int(key.size_bytes))
+
+    def on_end(self, endpoint: Endpoint, placement: Placement, is_failed: bool, *, now: float) -> None:
+        """The exchange is over."""
+        endpoint.row[E_WORK_US] -= int(placement.charge_s * _US)
+        endpoint.row[E_ENDED] += 1
+        self.locality.on_end(placement, is_failed, now=now)
+        if not placement.is_answered:
+            for key in placement.missing:
+                self._tell(key.point, endpoint.spec.slot, GONE)
+
+    def _on_said(self, endpoint: Endpoint, said: DataReply) -> None:
+        """What an endpoint says of itself counts until it says something else."""
+        locality, site = self.locality, endpoint.site
+        for name, size in said.resident:
+            key = locality.residency.key(key_point(name))
+            if size:
+                locality.give_size(key, float(size))
+            self._hold(site, key.point)
+            self._tell(key.point, endpoint.spec.slot, size)
+        for name in said.evicted:
+            found = locality.residency.find(key_point(name))
+            if found is not None:
+                site.holdings.drop(found)
+                self._tell(found.point, endpoint.spec.slot, GONE)
+        if said.slots:
+            site.pace.limit(said.slots)
+        if said.cache_bytes:
+            site.holdings.limit(said.cache_bytes)
+        if said.bandwidth_bytes_per_s:
+            site.s_per_byte = 1.0 / said.bandwidth_bytes_per_s
+            site.is_speed_given = True
+
+    def _hold(self, site: Site, point: int) -> None:
+        key = self.locality.residency.key(point)
+        if not key.size_bytes:
+            self.locality.residency.resize(key, self.locality.learning.typical_bytes)
+        site.holdings.touch(key, 0.0)
+
+    # ------------------------------------------------------------------ what workers tell each other
+
+    def _tell(self, point: int, slot: int, size: int) -> None:
+        self._news[point, slot] = size
+        if not self._is_telling:
+            self._is_telling = True
+            self._surroundings.later(NEWS_S, self._send)
+
+    def _send(self) -> None:
+        """Send what is new, the first of it if it is too much."""
+        self._is_telling = False
+        news = [[point, slot, size] for (point, slot), size in self._news.items()]
+        self._news = {}
+        row = self._row
+        row[K_NEWS_DROPPED] += max(len(news) - NEWS_AT_ONCE, 0)
+        row[K_NEWS_SENT] += min(len(news), NEWS_AT_ONCE)
+        body = {"data": self._cluster_slot, "news": news[:NEWS_AT_ONCE]}
+        posts = self._surroundings.posts
+        for worker in self._peers.look():
+            posts.to_worker(worker, body)
+        posts.to_control(body)
+
+    def on_news(self, news: Iterable[Sequence[int]]) -> None:
+        """Another worker placed, or saw gone, or was asked for what."""
+        residency = self.locality.residency
+        for point, slot, size in news:
+            endpoint = self._by_slot.get(slot)
+            if endpoint is None:
+                continue  # it is in no snapshot, or not in ours yet
+            if size == GONE:
+                found = residency.find(point)
+                if found is not None:
+                    endpoint.site.holdings.drop(found)
+                continue
+            key = residency.key(point)
+            if size and not key.is_given and not key.samples:
+                residency.resize(key, float(size))
+                key.samples = 1
+            self._hold(endpoint.site, point)
+
+    # ------------------------------------------------------------------ explanations
+
+    def forecasts(
+        self, candidates: Sequence[Endpoint], facts: RequestFacts, *, now: float
+    ) -> list[tuple[Endpoint, Forecast]]:
+        """Every candidate with what the request would meet there."""
+        return [(one, self.locality.forecast(one, facts, now=now)) for one in candidates]
