@@ -65,7 +65,7 @@ STOPPED = Ending(
     "stopped (SIGSTOP)",
     signal.SIGSTOP,
     signal.SIGCONT,
-    # All of these are retried, except what the retry budget forbids.
+    # All of these are retried, except those for which the budget has no room within `max_backoff`.
     failures_before=THRESHOLD,
     unknown_s=PER_TRY_S + REACTION_S,
     more={"retry": RETRY_TIMEOUTS},
