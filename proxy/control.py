@@ -37,7 +37,7 @@ from proxy.controlplane.slots import SlotReaper, held_slots
 from proxy.controlplane.sources import Sources, known_addresses
 from proxy.controlplane.startup import HEARTBEAT_S, beat, first_config, served_snapshot
 from proxy.errors import ConfigError
-from proxy.mailbox import Channel
+from proxy.mailbox import Channel, Posts, posts_from
 from proxy.model import Address, TcpAddress
 from proxy.scoreboard import (
     C_CLUSTER_SLOTS,
@@ -83,7 +83,7 @@ class Publisher(Protocol):
 class Control:
     """Runs the control side of one daemon. `previous` is the snapshot that is served already, by whoever was control
     before, and `rows` what it names, also when it cannot be read; `workers` overrides the configuration's number; what
-    workers report comes to `mailbox`, if there is one."""
+    workers report comes to `mailbox`, if there is one, and `posts` are theirs."""
 
     def __init__(
         self,
@@ -99,6 +99,7 @@ class Control:
         previous: Snapshot | None = None,
         rows: Rows | None = None,
         mailbox: Channel | None = None,
+        posts: Posts | None = None,
         lookup: Lookup = system_lookup,
     ) -> None:
         self._config = config
@@ -113,6 +114,7 @@ class Control:
         self._snapshot = previous
         self._addresses: tuple[Address, ...] = ()
         self._sources: Sources | None = None
+        self._posts = posts or Posts(())
         self._slots = held_slots(rows, board)
         self._reaper = SlotReaper(self._slots, board)
         self._counts = SourceCounts(board)
@@ -478,6 +480,7 @@ def main() -> int:
             previous=previous,
             rows=rows,
             mailbox=Channel.from_fd(options.mailbox),
+            posts=posts_from(options.posts, has_control=False),
         )
         return runner.run(_run(control, file))
 

@@ -6,7 +6,7 @@ understood is counted and left.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from proxy.config.faults import printable
@@ -21,25 +21,20 @@ AT_ONCE = 256
 OnResult = Callable[[int, int, FailureKind | None], bool]
 """Slot of the endpoint, generation of its circuit, what failed (`None` = nothing); false when it does not count."""
 
-
 OnFunctionOff = Callable[[str, int, str], None]
 """Name of a key function, the worker that has switched it off, and why."""
 
+Taker = Callable[[Mapping[str, Any]], bool]
+"""Takes in a message; false when it was of no use."""
+
 
 class ControlMail:
-    """Reads the mailbox and hands on results and what else workers tell; `on_dropped` is called for each message that
-    was of no use."""
+    """Reads the mailbox and hands each message to the first of `takers` whose word is in it; `on_dropped` is called for
+    each that was of no use."""
 
-    def __init__(
-        self,
-        mailbox: Channel,
-        on_result: OnResult,
-        on_function_off: OnFunctionOff,
-        on_dropped: Callable[[], None],
-    ) -> None:
+    def __init__(self, mailbox: Channel, takers: Mapping[str, Taker], on_dropped: Callable[[], None]) -> None:
         self._mailbox = mailbox
-        self._on_result = on_result
-        self._on_function_off = on_function_off
+        self._takers = takers
         self._on_dropped = on_dropped
 
     def __repr__(self) -> str:
@@ -72,18 +67,37 @@ class ControlMail:
                 self._on_dropped()
 
     def _take(self, body: Any) -> bool:
-        result = parse_result(body)
-        if result is None:
-            off = parse_function_off(body)
-            if off is not None:
-                self._on_function_off(*off)
-            return off is not None
+        if not isinstance(body, dict):
+            return False
+        taker = next((take for word, take in self._takers.items() if word in body), None)
         try:
-            return self._on_result(*result)
+            return taker is not None and taker(body)
         except Exception:
             # Whatever one message leads to, the next ones are read.
-            _log.exception("a result cannot be taken in")
+            _log.exception("a message cannot be taken in")
             return False
+
+
+def taker_of_results(on_result: OnResult) -> Taker:
+    """Takes in messages `{"result": …}`."""
+
+    def take(body: Mapping[str, Any]) -> bool:
+        result = parse_result(body)
+        return result is not None and on_result(*result)
+
+    return take
+
+
+def taker_of_functions(on_function_off: OnFunctionOff) -> Taker:
+    """Takes in messages `{"key_function": …}`."""
+
+    def take(body: Mapping[str, Any]) -> bool:
+        off = parse_function_off(body)
+        if off is not None:
+            on_function_off(*off)
+        return off is not None
+
+    return take
 
 
 def parse_result(body: Any) -> tuple[int, int, FailureKind | None] | None:

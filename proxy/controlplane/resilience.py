@@ -12,7 +12,7 @@ from proxy.config.schema import Config
 from proxy.controlplane.circuits import Circuits
 from proxy.controlplane.events import EventLog, EventType
 from proxy.controlplane.health import AT_ONCE, HealthProber
-from proxy.controlplane.mail import ControlMail
+from proxy.controlplane.mail import ControlMail, Taker, taker_of_functions, taker_of_results
 from proxy.controlplane.outliers import Outliers
 from proxy.controlplane.standings import Member, Standings
 from proxy.mailbox import Channel
@@ -28,7 +28,7 @@ until workers know what came of it."""
 
 class Resilience:
     """What control knows of endpoints, and does about it. `known` are the ids of endpoints whose rows the control
-    before this one left."""
+    before this one left; `takers` get the messages of workers that say something else, by their words."""
 
     def __init__(
         self,
@@ -39,6 +39,7 @@ class Resilience:
         rng: random.Random,
         known: Iterable[str],
         mailbox: Channel | None,
+        takers: Mapping[str, Taker] | None = None,
     ) -> None:
         self._board = board
         self._events = events
@@ -49,11 +50,12 @@ class Resilience:
         self._prober = HealthProber(
             self.standings, events, clock=clock, rng=rng, on_up=self._outliers.forgive
         )
-        self._mail = (
-            ControlMail(mailbox, self.on_result, self._on_function_off, self._on_dropped)
-            if mailbox is not None
-            else None
-        )
+        takers = {
+            "result": taker_of_results(self.on_result),
+            "key_function": taker_of_functions(self._on_function_off),
+            **(takers or {}),
+        }
+        self._mail = ControlMail(mailbox, takers, self._on_dropped) if mailbox is not None else None
         self._is_reading = False
 
     def __repr__(self) -> str:

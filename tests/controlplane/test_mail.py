@@ -7,8 +7,8 @@ import socket
 import uvloop
 from resilience_world import A, World
 
-from proxy.controlplane.mail import parse_function_off
-from proxy.mailbox import Channel
+from proxy.controlplane.mail import ControlMail, parse_function_off
+from proxy.mailbox import Channel, channel_pair
 from proxy.policy.breaker import CircuitState
 from proxy.scoreboard import C_RESULTS_DROPPED
 
@@ -71,6 +71,33 @@ def test_what_came_while_nobody_read_counts(caplog):
         world.mailbox.close()
 
     asyncio.run(main())
+
+
+def test_each_message_goes_to_whom_its_word_names(caplog):
+    async def main():
+        taken, dropped = [], []
+        ours, theirs = channel_pair()
+
+        def one(body):
+            taken.append(body["one"])
+            return body["one"] != 2
+
+        def other(body):
+            raise RuntimeError("not this one")
+
+        mail = ControlMail(theirs, {"one": one, "other": other}, lambda: dropped.append(1))
+        mail.start()
+        for body in ({"one": 1}, {"one": 2}, {"other": 1}, {"unknown": 1}, {"one": 3, "x": "y"}):
+            assert ours.send(body)
+        while len(taken) < 3:
+            await asyncio.sleep(0)
+        assert taken == [1, 2, 3] and len(dropped) == 3
+        assert "a message cannot be taken in" in caplog.text
+        mail.stop()
+        ours.close()
+        theirs.close()
+
+    asyncio.run(asyncio.wait_for(main(), 20.0))
 
 
 def test_functions_that_are_off():
