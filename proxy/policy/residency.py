@@ -83,11 +83,11 @@ class Holdings:
         """Take over what the configuration or the service says of the cache's size; 0 = nothing."""
         if capacity_bytes > 0:
             self._is_learned = False
-            self.capacity_bytes = capacity_bytes
+            self.capacity_bytes = self._sure_bytes = capacity_bytes
             self.trim()
         elif not self._is_learned:
             self._is_learned = True
-            self.capacity_bytes = 0.0
+            self.capacity_bytes = self._sure_bytes = 0.0
 
     def would_evict(self, size_bytes: float) -> bool:
         """Whether so many bytes more would push others out."""
@@ -141,10 +141,12 @@ class Holdings:
             self._sure_bytes = self.capacity_bytes
         elif self._misses >= LOST_AFTER:
             self._misses = 0
-            there_at = self.kept.get(key, 0.0)
+            there_at = self.kept.get(key)
             self.forget()
             self.capacity_bytes = self._sure_bytes
-            self.touch(key, there_at)
+            # One that is not listed any more may be none of the cluster's keys any more either.
+            if there_at is not None:
+                self.touch(key, there_at)
             return
         if self._is_learned:
             # A list that is not full says nothing of its end, but one that was never full has none yet.
