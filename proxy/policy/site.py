@@ -99,7 +99,7 @@ class Site:
     def on_ended(self, placement: "Placement", *, now: float) -> None:
         """It ended there, whatever became of it."""
         self.work_s = max(self.work_s - placement.charge_s, 0.0)
-        if not placement.started_at:
+        if placement.started_at is None:
             # Before its turn: it was given up, or there are more slots than thought.
             self._line.remove(placement)
         self._advance(1, now)
@@ -129,7 +129,7 @@ class Site:
         return max(1.0 - failing, LEAST_SUCCESS)
 
     def on_outcome(self, is_failed: bool, *, now: float) -> None:
-        """A request succeeded or failed there."""
+        """A request succeeded or failed there. Time that goes backwards counts as none."""
         if not is_failed and not self._failing:
             return
         failing = 1.0 - self.success(now)
@@ -138,7 +138,7 @@ class Site:
         else:
             failing -= SUCCESS_WEIGHT * failing
         self._failing = failing if failing > FORGIVEN else 0.0
-        self._failing_at = now
+        self._failing_at = max(now, self._failing_at)
 
 
 class Located(Protocol):
@@ -182,8 +182,8 @@ class Placement:
         self.terms = terms
         self.is_answered = False
         self.starts_after = 0
-        self.started_at = 0.0
-        """When it got its slot (monotonic); 0 = it waits."""
+        self.started_at: float | None = None
+        """When it got its slot (monotonic); `None` = it waits."""
 
     def __repr__(self) -> str:
         return f"Placement({self.terms}, {len(self.keys)} keys, {len(self.missing)} missing)"
@@ -200,5 +200,5 @@ class Placement:
 
     def worked_s(self, took_s: float, *, now: float) -> float:
         """Seconds for which it had a slot, if it is answered now, `took_s` after it was sent; > 0."""
-        waited_s = took_s - (now - self.started_at) if self.started_at else self.terms.wait_s
+        waited_s = self.terms.wait_s if self.started_at is None else took_s - (now - self.started_at)
         return max(took_s - max(waited_s, 0.0), LEAST_S)
