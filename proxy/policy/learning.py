@@ -46,8 +46,8 @@ class Learning:
     """Of one cluster."""
 
     __slots__ = (
-        "_classes", "_misses", "_residency", "error_s", "is_trusted", "judged", "plain_error_s", "plain_s", "sites",
-        "typical_bytes",
+        "_classes", "_is_given", "_misses", "_residency", "error_s", "is_trusted", "judged", "plain_error_s",
+        "plain_s", "sites", "typical_bytes",
     )  # fmt: skip
 
     def __init__(self, residency: Residency) -> None:
@@ -68,6 +68,8 @@ class Learning:
         self._residency = residency
         self._classes: dict[bytes, float] = {}
         self._misses = 0
+        self._is_given = False
+        """The size of some that were missing since speeds were last brought back."""
 
     def __repr__(self) -> str:
         return f"Learning(error {self.error_s:.4f} s, plain {self.plain_error_s:.4f} s, {self.judged} judged)"
@@ -140,7 +142,8 @@ class Learning:
     def _on_miss(self, placement: Placement, worked_s: float) -> None:
         site, waited = placement.site, placement.has_waited
         keys = placement.missing or placement.keys
-        if not placement.missing:
+        # Of what was still on its way others may be told that it was missing too, if each fetches for itself.
+        if not placement.missing and not placement.is_joining:
             for key in keys:
                 site.holdings.on_miss(key)
         transfer_s = max(worked_s - placement.terms.service_s, LEAST_S)
@@ -158,7 +161,9 @@ class Learning:
         self.typical_bytes += weight * (
             sum([key.size_bytes for key in keys]) / len(keys) - self.typical_bytes
         )
-        if self._misses % LEVEL_EVERY == 0 and not any(key.is_given for key in keys):
+        if any([key.is_given for key in keys]):
+            self._is_given = True
+        if self._misses % LEVEL_EVERY == 0:
             self._level()
 
     def _learn_size(self, key: DataKey, seen_bytes: float, waited: bool) -> None:
@@ -171,9 +176,11 @@ class Learning:
         self._residency.resize(key, max(size, 1.0))
 
     def _level(self) -> None:
-        """Bring the typical speed back, so that sizes and speeds do not drift together."""
-        free = [site for site in self.sites if not site.is_speed_given]
-        if free:
-            level = median([site.s_per_byte for site in free]) * FIRST_BANDWIDTH
-            for site in free:
-                site.s_per_byte /= level
+        """Bring the typical speed back, so that sizes and speeds do not drift together. One of them that is given
+        keeps the others in place."""
+        is_given, self._is_given = self._is_given, False
+        if is_given or not self.sites or any([site.is_speed_given for site in self.sites]):
+            return
+        level = median([site.s_per_byte for site in self.sites]) * FIRST_BANDWIDTH
+        for site in self.sites:
+            site.s_per_byte /= level
