@@ -49,6 +49,9 @@ FAILURE_S = 5.0
 # Requests in flight beyond which an endpoint whose slots are full gets no more, in per cent of the mean. Generous: the
 # holder of what is popular is to be ahead of the others.
 MAX_LOAD_PERCENT = 200
+# Keys that are remembered at least: all of one request (`data_key.MAX_KEYS`), or some would be forgotten before it is
+# sent, and stay with its endpoint for ever.
+LEAST_KEYS = 16
 # What puts an endpoint behind all that have less than that.
 OVERLOADED_S = 1e6
 
@@ -68,7 +71,8 @@ class LocalityParams:
     zone_distance_s: tuple[tuple[str, float], ...] = ()
     """(zone, seconds by which its endpoints are farther away)."""
     max_keys: int = 50_000
-    """Data keys that each worker remembers, ≥ 1; those not asked for longest are forgotten first."""
+    """Data keys that each worker remembers, and at least the 16 that one request may have; those not asked for longest
+    are forgotten first."""
     max_load_percent: int = 0
     """Requests in flight of one endpoint as a percentage of its fair share, beyond which it gets no more. Above 100;
     0 = 200."""
@@ -105,8 +109,8 @@ class Locality(Generic[C]):
     """The choice for one cluster."""
 
     __slots__ = (
-        "_candidates", "_last", "_members", "_most", "_present", "_ring", "_rng", "_sizes", "learning", "params",
-        "residency",
+        "_candidates", "_last", "_members", "_most", "_present", "_ring", "_ring_number", "_rng", "_sizes", "learning",
+        "params", "residency",
     )  # fmt: skip
 
     def __init__(self, params: LocalityParams, rng: Random) -> None:
@@ -115,6 +119,8 @@ class Locality(Generic[C]):
         self._rng = rng
         self._members: Sequence[C] = ()
         self._ring: HashRing | None = None
+        self._ring_number = 0
+        self._sizes: dict[int, float] = {}
         self._candidates: Sequence[C] | None = None
         self._present: dict[Holdings, C] = {}
         self._most = 0.0
@@ -127,13 +133,26 @@ class Locality(Generic[C]):
     def update(self, params: LocalityParams, members: Sequence[C], ring: HashRing | None) -> None:
         """Go on with this configuration and these members, which `ring` was made from in that order."""
         self.params = params
-        self._sizes = {key_point(name): float(size) for name, size in params.sizes}
-        self.residency.limit(params.max_keys)
+        self._update_sizes({key_point(name): float(size) for name, size in params.sizes})
+        self.residency.limit(max(params.max_keys, LEAST_KEYS))
+        stay = {member.site for member in members}
+        for member in self._members:
+            if member.site not in stay:
+                member.site.holdings.forget()
         self._members = members
-        self._ring = ring
+        if ring is not self._ring:
+            self._ring = ring
+            self._ring_number += 1
         self._candidates = None
         self._last = None
         self.learning.sites = [member.site for member in members]
+
+    def _update_sizes(self, sizes: dict[int, float]) -> None:
+        """Use this table: what it says now is taken in when somebody asks for the key."""
+        before, self._sizes = self._sizes, sizes
+        for point, size in before.items():
+            if sizes.get(point) != size and (key := self.residency.find(point)) is not None:
+                key.is_given = False
 
     def refresh(self, candidates: Sequence[C]) -> None:
         """Look at the loads again; called every few milliseconds."""
@@ -264,8 +283,8 @@ class Locality(Generic[C]):
 
     def _owners(self, key: DataKey) -> tuple[int, ...]:
         """The first of the ring, remembered as long as the ring is the same."""
-        if key.ring is not self._ring:
-            key.ring = self._ring
+        if key.ring_number != self._ring_number:
+            key.ring_number = self._ring_number
             found: dict[int, None] = {}
             for position in self._ring.owners(key.point) if self._ring is not None else ():
                 found[position] = None

@@ -36,7 +36,7 @@ MIN_GHOSTS = 256
 class DataKey:
     """What is known of one data key in a cluster."""
 
-    __slots__ = ("holders", "is_given", "owners", "point", "ring", "samples", "size_bytes", "told_at")
+    __slots__ = ("holders", "is_given", "owners", "point", "ring_number", "samples", "size_bytes", "told_at")
 
     def __init__(self, point: int) -> None:
         self.point = point
@@ -48,8 +48,8 @@ class DataKey:
         """Transfers that the size was learned from; 0 = it was given, or is a guess."""
         self.holders: tuple[Holdings, ...] = ()
         self.owners: tuple[int, ...] = ()
-        """The first on the ring, as positions of members, of the ring `ring`."""
-        self.ring: object = None
+        """The first on the ring, as positions of members, of the ring with this number."""
+        self.ring_number = 0
         self.told_at = 0.0
         """When the other workers were last told that somebody asked for it."""
 
