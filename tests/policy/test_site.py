@@ -101,7 +101,7 @@ def test_the_line():
     assert [each.has_waited for each in (one, two, three, four, five)] == [False, False, True, True, True]
     site.on_ended(two, now=10)
     assert (three.started_at, four.started_at) == (10, None)
-    site.on_others_ended(2, now=12)  # in another worker, both at once
+    site.on_others(0.0, 2, now=12)  # in another worker, both at once
     assert (four.started_at, five.started_at) == (12, 12)
     site.on_ended(one, now=13)
     site.on_ended(three, now=14)
@@ -133,6 +133,27 @@ def test_slots_that_change_while_some_wait():
     assert sent(site, 0, now=2).started_at == 2
 
 
+def test_other_workers():
+    """What they say replaces what they said before; of ends only those that are new count."""
+    site = site_of(slots=1)
+    first, second, third = (sent(site, others, now=0) for others in range(3))
+    site.on_others(5.0, 100, now=1)  # they have been there for long
+    assert site.work_s == 8.0
+    assert (second.started_at, third.started_at) == (1, 1)
+    fourth = sent(site, 3, now=1)
+    site.on_others(2.0, 102, now=2)
+    assert site.work_s == 6.0
+    assert fourth.started_at is None
+    site.on_others(1.5, 7, now=3)  # one of them was replaced
+    assert fourth.started_at is None
+    site.on_others(0.0, 8, now=4)
+    assert fourth.started_at == 4
+    for placement in (first, second, third, fourth):
+        site.on_ended(placement, now=5)
+    site.on_others(0.0, 8, now=6)
+    assert site.work_s == 0.0
+
+
 @pytest.mark.parametrize(
     ("others", "sent_at", "turn_at", "answered_at", "expected"),
     [
@@ -148,7 +169,7 @@ def test_how_long_it_had_a_slot(others, sent_at, turn_at, answered_at, expected)
         sent(site, number, now=sent_at)
     placement = sent(site, others, now=sent_at)
     if turn_at is not None:
-        site.on_others_ended(1, now=turn_at)
+        site.on_others(0.0, 1, now=turn_at)
     assert placement.worked_s(answered_at - sent_at, now=answered_at) == pytest.approx(expected)
 
 
