@@ -45,7 +45,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--warm-up", type=float, default=8.0, help="seconds before them (default 8)")
     add("--capacity", type=int, default=0, metavar="SEEDS",
         help="traces for the rate with a p99 of 1 s in the first scenario (default 0: leave it out)")  # fmt: skip
-    add("--at-once", type=int, default=len(peers.PEERS), help="proxies measured together (default all)")
+    add(
+        "--at-once",
+        type=int,
+        metavar="N",
+        help="proxies measured together (default: as many as the cores bear)",
+    )
     add("--silent", action="store_true", help="the services do not tell hits from misses")
     add("--json", type=Path, metavar="FILE", help="write all figures")
     add("--png", type=Path, metavar="FILE", help="draw the figures")
@@ -66,7 +71,7 @@ def settings(options: argparse.Namespace) -> Settings:
         warm_up_s=options.warm_up,
         rate=options.calibrated,
         ladder_seeds=options.capacity,
-        at_once=max(1, options.at_once),
+        at_once=options.at_once,
         is_silent=options.silent,
     )
 

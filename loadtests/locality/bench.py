@@ -6,6 +6,7 @@ the machine. What waits is no load, so two cores carry eight proxies; the share 
 
 import contextlib
 import json
+import math
 import os
 import socket
 import subprocess
@@ -26,8 +27,12 @@ from loadtests.peers.verify import wait_until_forwarding
 
 SETTLE_S = CHECK_S * CHECKS + 1.0
 """From the start of a proxy until it knows which endpoints are there."""
-LOAD_START_S = 0.5
+LOAD_START_S = 0.3
 """That each process of the load gets until the trace begins."""
+REQUEST_CPU_S = 500e-6
+"""CPU of a request in load, proxy and service together, measured with four proxies at 300 requests/s."""
+BUSY_AIM = 0.65
+"""Share of the cores that is used when nothing says how many proxies to measure at once."""
 LADDER = (0.3, 0.5, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.7)
 """Shares of the calibrated rate between which the capacity is looked for."""
 
@@ -49,8 +54,8 @@ class Settings:
     """Instead of the calibrated one of every scenario."""
     ladder_seeds: int
     """Traces for the capacity in the first scenario; 0 leaves it out."""
-    at_once: int
-    """Proxies that are measured at the same time."""
+    at_once: int | None
+    """Proxies that are measured at the same time; None = as many as leave the cores time to spare."""
     is_silent: bool
     """The services do not tell hits from misses."""
 
@@ -104,16 +109,21 @@ class Bench:
         for seed in range(1, seeds + 1):
             self._on_step(f"{scenario.name} at {rate:.0f}/s, seed {seed} of {seeds}")
             trace = Trace(scenario, seed, rate, self._settings.seconds, self._settings.warm_up_s)
-            for first in range(0, len(self._settings.peers), self._settings.at_once):
-                peers = self._settings.peers[first : first + self._settings.at_once]
+            for peers in self._groups(rate):
                 for name, run in self._measure(trace, peers).items():
                     found.setdefault(name, []).append(run)
             found.setdefault(BOUND, []).append(Run(seed, rate, bound(trace)))
 
+    def _groups(self, rate: float) -> list[tuple[Peer, ...]]:
+        """Those that are measured together: as few groups as possible, of about equal size."""
+        peers = [peer for peer in self._settings.peers if peer.name not in self.results.absent]
+        fitting = int(BUSY_AIM * len(self._cores) / (REQUEST_CPU_S * rate))
+        count = math.ceil(len(peers) / (self._settings.at_once or max(1, fitting)))
+        return [tuple(peers[number::count]) for number in range(count)]
+
     def _measure(self, trace: Trace, peers: Sequence[Peer]) -> dict[str, Run]:
         """The trace through all of `peers` at once."""
-        wanted = [peer for peer in peers if peer.name not in self.results.absent]
-        starting = [up for up in (self._start(peer, trace) for peer in wanted) if up]
+        starting = [up for up in (self._start(peer, trace) for peer in peers) if up]
         ready = [up for up in starting if self._is_forwarding(up)]
         try:
             if not ready:
@@ -157,7 +167,12 @@ class Bench:
             self._fail(up.peer, str(error))
             return False
         if up.peer.name not in self.results.versions:
-            self.results.versions[up.peer.name] = up.peer.proxy.version(up.peer.proxy.binary() or "")
+            found = self.results.versions
+            found[up.peer.name] = up.peer.proxy.version(up.peer.proxy.binary() or "")
+            # In the order of the peers, in which tables and legends have them.
+            self.results.versions = {
+                peer.name: found[peer.name] for peer in self._settings.peers if peer.name in found
+            }
         return True
 
     def _fail(self, peer: Peer, reason: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from loadtests.locality.results import BOUND, Cell, Results
 from loadtests.peers.picture import plain
@@ -76,10 +76,10 @@ def _points(axes: Axes, results: Results, cells: Sequence[Cell], key: str) -> No
         axes.set_ylim(0, 1)
     else:
         axes.set_yscale("log")
-        for axis_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            axis_formatter(FormatStrFormatter("%g"))
-        axes.tick_params(axis="y", which="minor", labelsize=7)
-    axes.grid(axis="y", which="both", color="#EEEEEE", linewidth=0.6)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.grid(axis="y", color="#EEEEEE", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_xlim(-0.5, len(cells) - 0.5)
     axes.set_xticks(range(len(cells)), [cell.scenario for cell in cells])

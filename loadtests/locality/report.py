@@ -51,8 +51,9 @@ def _cell_table(results: Results, cell: Cell, style: box.Box) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("failed", justify="right")
     table.add_column("proxy's CPU µs", justify="right")
-    for name, found in runs.items():
-        table.add_row(name, *_figures(results, cell, name), _cpu(found), style=_style(results, name))
+    for name in (*results.versions, BOUND):
+        if found := runs.get(name):
+            table.add_row(name, *_figures(results, cell, name), _cpu(found), style=_style(results, name))
     return table
 
 

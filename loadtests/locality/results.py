@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from loadtests.locality.calibration import GROWTH_LIMIT
 from loadtests.locality.figures import Figures
 from loadtests.locality.peers import BY_NAME
 from loadtests.peers.results import Verdict
@@ -121,12 +120,6 @@ class Results:
                 )
             if (lag := max((run.lag_s for run in runs), default=0.0)) > LAG_LIMIT_S:
                 found.append(f"{where}: requests were sent up to {lag * 1e3:.0f} ms late")
-        for cell in self.runs:
-            growth = self.best(cell, "growth")
-            if growth is not None and growth > GROWTH_LIMIT:
-                found.append(
-                    f"{cell.scenario} at {cell.share:g}: p99 grows {growth:.2f} × with the steadiest of the others"
-                )
         return found
 
 

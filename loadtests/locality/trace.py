@@ -66,12 +66,12 @@ class Scenario:
 
 
 SCENARIOS = (
-    Scenario("shift", "Zipf 1.0, shifts half way", rate=350, shifts=True),
-    Scenario("shift-1.1", "Zipf 1.1, shifts half way", rate=400, zipf=1.1, shifts=True),
-    Scenario("flat", "flat popularity", rate=165, zipf=0.0),
-    Scenario("slow", "one endpoint 3 × slower", rate=300, shifts=True, slowness=3.0),
-    Scenario("dies", "one endpoint dies half way", rate=280, change=Change.DIES),
-    Scenario("joins", "one endpoint joins half way", rate=280, change=Change.JOINS),
+    Scenario("shift", "Zipf 1.0, shifts half way", rate=388, shifts=True),
+    Scenario("shift-1.1", "Zipf 1.1, shifts half way", rate=440, zipf=1.1, shifts=True),
+    Scenario("flat", "flat popularity", rate=183, zipf=0.0),
+    Scenario("slow", "one endpoint 3 × slower", rate=342, shifts=True, slowness=3.0),
+    Scenario("dies", "one endpoint dies half way", rate=327, change=Change.DIES),
+    Scenario("joins", "one endpoint joins half way", rate=327, change=Change.JOINS),
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 

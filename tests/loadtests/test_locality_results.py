@@ -12,8 +12,8 @@ from loadtests.locality.results import BOUND, Cell, Results, Run, verdicts
 CELL = Cell("shift", 1.0)
 
 
-def run(p99_s, *, mean_s=0.1, hit_ratio=0.8, rate=100.0, seed=1, growth=1.0, **more):
-    return Run(seed, rate, Figures(1000, 0, hit_ratio, mean_s, 0.05, p99_s, 1.0, growth), **more)
+def run(p99_s, *, mean_s=0.1, hit_ratio=0.8, rate=100.0, seed=1, **more):
+    return Run(seed, rate, Figures(1000, 0, hit_ratio, mean_s, 0.05, p99_s, 1.0, 1.0), **more)
 
 
 @pytest.fixture
@@ -70,11 +70,9 @@ def test_capacity_lies_between_the_steps(results):
 def test_doubts(results):
     assert results.problems() == []
     results.runs[CELL]["homeport"].append(run(0.4, busy=0.9, others=0.4, lag_s=0.03))
-    results.runs[CELL]["haproxy-hash"] = results.runs[CELL]["envoy-ring"] = [run(1.0, growth=1.5)]
-    busy, late, grows = results.problems()
+    busy, late = results.problems()
     assert "busy 90% of the time, 40% with other work" in busy
     assert "30 ms late" in late
-    assert "grows 1.50 ×" in grows
 
 
 def test_the_report_and_the_picture_take_it(results, tmp_path):
