@@ -124,7 +124,7 @@ class Locality(Generic[C]):
         self._candidates: Sequence[C] | None = None
         self._present: dict[Holdings, C] = {}
         self._most = 0.0
-        self._last: tuple[RequestFacts, C, Sequence[DataKey], Terms] | None = None
+        self._last: tuple[RequestFacts, Sequence[DataKey]] | None = None
         self.update(params, (), None)
 
     def __repr__(self) -> str:
@@ -172,26 +172,47 @@ class Locality(Generic[C]):
         if not candidates:
             return None
         keys = self.keys(facts)
-        is_trusted = self.learning.is_trusted
+        learning, most = self.learning, self._most
+        is_trusted, typical_bytes = learning.is_trusted, learning.typical_bytes
+        work_class = facts.work_class
         best: C | None = None
         best_score = 0.0
-        for candidate in self._shortlist(candidates, keys if is_trusted else ()):
-            terms = self._terms(candidate, keys, facts.work_class, now)
+        # `terms` and `Forecast.score_s` in one, without what only an explanation needs: 0.8 µs instead of 1.7 for each.
+        for candidate in self._shortlist(candidates, keys) if is_trusted and keys else self._few(candidates):
             site = candidate.site
-            score = terms[0] + terms[4]
+            pace, holdings = site.pace, site.holdings
+            in_flight, slots = candidate.in_flight, pace.slots
+            score = site.service_s(work_class) if work_class else pace.service_s
+            wait = 0.0
+            if in_flight >= slots:
+                wait = wait_s(in_flight, site.work_s, slots)
+                score += wait
             if is_trusted:
-                score += terms[1] + terms[2] + terms[3]
-            success = site.success(now)
-            if success < 1.0:
+                transfer = 0.0
+                for key in keys:
+                    there_at = holdings.kept.get(key)
+                    if there_at is None:
+                        size = key.size_bytes or typical_bytes
+                        transfer += size * site.s_per_byte
+                        if 0.0 < holdings.capacity_bytes < holdings.held_bytes + size:
+                            score += EVICTION * size * site.s_per_byte
+                    elif there_at > now + wait:
+                        transfer += there_at - now - wait
+                if transfer:
+                    score += transfer
+                    if in_flight >= slots:
+                        score += transfer * (in_flight - slots + 1) / slots
+            if site.is_failing:
+                success = site.success(now)
                 score = score / success + (1.0 - success) * FAILURE_S
             score += site.distance_s
             if facts.prefer:
                 score += _distance_s(facts, site)
-            if candidate.in_flight > self._most + site.pace.slots:
+            if in_flight > most + slots:
                 score += OVERLOADED_S
             if best is None or score < best_score:
                 best, best_score = candidate, score
-                self._last = facts, candidate, keys, terms
+        self._last = facts, keys
         return best
 
     def forecast(self, candidate: C, facts: RequestFacts, *, now: float) -> Forecast:
@@ -246,51 +267,58 @@ class Locality(Generic[C]):
         service = site.service_s(work_class) if work_class else pace.service_s
         return Terms(wait, transfer, crowding, eviction, service)
 
-    def _shortlist(self, candidates: Sequence[C], keys: Sequence[DataKey]) -> Sequence[C]:
-        """Those that are looked at."""
+    def _few(self, candidates: Sequence[C]) -> Sequence[C]:
+        """Those that are looked at when data do not count."""
         count, draw = len(candidates), self._rng.random
-        if not keys:
-            if count > FEW:
-                return [candidates[int(draw() * count)] for _ in range(FEW)]
-            # The first of equals is chosen, and it should not always be the same.
-            start = int(draw() * count)
-            return [*candidates[start:], *candidates[:start]]
-        if count <= OTHERS:
+        if count > FEW:
+            return [candidates[int(draw() * count)] for _ in range(FEW)]
+        # The first of equals is chosen, and it should not always be the same.
+        start = int(draw() * count)
+        return [*candidates[start:], *candidates[:start]]
+
+    def _shortlist(self, candidates: Sequence[C], keys: Sequence[DataKey]) -> Sequence[C]:
+        """Those that are looked at for these keys; of equals the first is chosen."""
+        count = len(candidates)
+        if count == 1:
             return candidates
         if candidates is not self._candidates:
             self._meet(candidates)
-        present = self._present
-        chosen: dict[C, None] = {}
+        present, draw = self._present, self._rng.random
+        chosen: list[C] = []
         for key in keys:
             holders = key.holders
             if len(holders) > MOST_HOLDERS:
                 start = int(draw() * len(holders))
                 holders = (holders + holders)[start : start + MOST_HOLDERS]
             for holdings in holders:
-                if holdings in present:
-                    chosen[present[holdings]] = None
+                holder = present.get(holdings)
+                if holder is not None and (len(keys) == 1 or holder not in chosen):
+                    chosen.append(holder)
         wanted = OWNERS
-        for position in self._owners(keys[0]):
+        first = keys[0]
+        for position in first.owners if first.ring_number == self._ring_number else self._owners(first):
             owner = self._members[position]
             if owner.site.holdings in present:
-                chosen[owner] = None
+                if owner not in chosen:
+                    chosen.append(owner)
                 wanted -= 1
                 if not wanted:
                     break
         for _ in range(OTHERS):
-            chosen[candidates[int(draw() * count)]] = None
-        return list(chosen)
+            other = candidates[int(draw() * count)]
+            if other not in chosen:
+                chosen.append(other)
+        return chosen
 
     def _owners(self, key: DataKey) -> tuple[int, ...]:
-        """The first of the ring, remembered as long as the ring is the same."""
-        if key.ring_number != self._ring_number:
-            key.ring_number = self._ring_number
-            found: dict[int, None] = {}
-            for position in self._ring.owners(key.point) if self._ring is not None else ():
-                found[position] = None
-                if len(found) == OWNERS_KEPT:
-                    break
-            key.owners = tuple(found)
+        """The first on the ring, remembered as long as it is the same."""
+        key.ring_number = self._ring_number
+        found: dict[int, None] = {}
+        for position in self._ring.owners(key.point) if self._ring is not None else ():
+            found[position] = None
+            if len(found) == OWNERS_KEPT:
+                break
+        key.owners = tuple(found)
         return key.owners
 
     def _meet(self, candidates: Sequence[C]) -> None:
@@ -304,11 +332,8 @@ class Locality(Generic[C]):
         """The request goes there, by our choice or another's: charge it, and expect its data to be there from now on.
         Called before it counts in `in_flight`, and to be followed by one `on_end`."""
         last = self._last
-        if last is not None and last[0] is facts and last[1] is candidate:
-            keys, terms = last[2], last[3]
-        else:
-            keys = self.keys(facts)
-            terms = self._terms(candidate, keys, facts.work_class, now)
+        keys = last[1] if last is not None and last[0] is facts else self.keys(facts)
+        terms = self._terms(candidate, keys, facts.work_class, now)
         self._last = None
         site = candidate.site
         placement = Placement(site, candidate.in_flight, keys, facts.work_class, terms)

@@ -121,6 +121,11 @@ class Site:
 
     # ------------------------------------------------------------------ failures
 
+    @property
+    def is_failing(self) -> bool:
+        """Requests failed there lately."""
+        return self._failing > 0.0
+
     def success(self, now: float) -> float:
         """Odds that a request succeeds there, 0.05–1."""
         if not self._failing:
