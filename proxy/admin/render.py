@@ -72,7 +72,7 @@ def summary_lines(status: Document) -> list[str]:
         lines.append(
             "answered by homeport: " + ", ".join(f"{code} {str(number)}" for code, number in refusals)
         )
-    return lines + trouble_lines(status)
+    return lines + data_lines(status) + trouble_lines(status)
 
 
 def endpoint_rows(status: Document) -> list[Sequence[str]]:
@@ -86,6 +86,24 @@ def endpoint_rows(status: Document) -> list[Sequence[str]]:
                 (cluster["name"], _endpoint_name(endpoint), endpoint["standing"], *_numbers(endpoint))
             )
     return rows
+
+
+def data_lines(status: Document) -> list[str]:
+    """A line for each cluster in which data count, about what that is worth."""
+    lines = []
+    for cluster in status["clusters"]:
+        data = cluster["locality"]
+        if data is None or not data["predictions_total"]:
+            continue
+        told = [each["locality"] for each in cluster["endpoints"] if each["locality"] is not None]
+        hits, misses = (sum(each[name] for each in told) for name in ("hits_total", "misses_total"))
+        notes = [f"data were there for {100 * hits / (hits + misses):.1f} %"] if hits + misses else []
+        error, plain = data["prediction_error_mean_s"], data["plain_prediction_error_mean_s"]
+        notes.append(f"predictions are off by {latency_text(error)}, without data by {latency_text(plain)}")
+        if data["untrusted_workers"]:
+            notes.append(f"{data['untrusted_workers']} workers leave data out")
+        lines.append(f"{cluster['name']}: {', '.join(notes)}")
+    return lines
 
 
 def trouble_lines(status: Document) -> list[str]:

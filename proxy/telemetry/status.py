@@ -14,6 +14,7 @@ from proxy.listener_counts import connections_of
 from proxy.policy.standing import Standing
 from proxy.scoreboard import P_PID, P_REEXECS, P_STARTED_MS, P_WANTED_WORKERS, Scoreboard
 from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
+from proxy.telemetry.locality import is_counted, read_cluster_data, read_endpoint_data
 from proxy.telemetry.processes import (
     ProcessReading,
     State,
@@ -139,7 +140,8 @@ def cluster_document(view: DaemonView, cluster: ClusterSpec) -> Document:
     """One cluster: its summary and its endpoints."""
     standings = _standings(view, cluster)
     endpoints = [
-        _endpoint(view, spec, reading) for spec, reading in zip(cluster.endpoints, standings, strict=True)
+        _endpoint(view, cluster, spec, reading)
+        for spec, reading in zip(cluster.endpoints, standings, strict=True)
     ]
     return {**_cluster_summary(view, cluster, standings), "endpoints": endpoints}
 
@@ -191,6 +193,7 @@ def _cluster_summary(
         "usable_endpoints": sum(each.is_usable for each in standings),
         "panic": in_panic(cluster, standings),
         **_queue(read_cluster(view.board, cluster)),
+        "locality": _cluster_locality(view, cluster) if is_counted(cluster) else None,
         **_traffic(reading),
     }
 
@@ -212,6 +215,39 @@ def _queue(reading: ClusterReading) -> Document:
     }
 
 
+def _cluster_locality(view: DaemonView, cluster: ClusterSpec) -> Document:
+    reading = read_cluster_data(view.board, cluster)
+    shadow = {
+        "balancer": cluster.shadow,
+        "picks_total": reading.shadow_picks_total,
+        "differing_total": reading.shadow_differing_total,
+        "saved_s_total": _rounded(reading.shadow_saved_s_total),
+        "lost_s_total": _rounded(reading.shadow_lost_s_total),
+    }
+    return {
+        "known_keys": reading.known_keys,
+        "untrusted_workers": reading.untrusted_workers,
+        "predictions_total": reading.predictions_total,
+        "prediction_error_mean_s": _rounded(reading.error_mean_s),
+        "plain_prediction_error_mean_s": _rounded(reading.plain_error_mean_s),
+        "news_total": reading.news_total,
+        "news_dropped_total": reading.news_dropped_total,
+        "shadow": shadow if cluster.shadow else None,
+    }
+
+
+def _endpoint_locality(view: DaemonView, spec: EndpointSpec) -> Document:
+    reading = read_endpoint_data(view.board, spec.slot)
+    return {
+        "hits_total": reading.hits_total,
+        "misses_total": reading.misses_total,
+        "surprises_total": reading.surprises_total,
+        "hit_ratio": None if reading.hit_ratio is None else round(reading.hit_ratio, 4),
+        "moved_bytes_total": reading.moved_bytes_total,
+        "predicted_work_s": _rounded(reading.work_s),
+    }
+
+
 def _standing(view: DaemonView, spec: EndpointSpec, reading: StandingReading) -> Document:
     is_open = not reading.circuit.state.lets_pass
     return {
@@ -230,7 +266,9 @@ def _standing(view: DaemonView, spec: EndpointSpec, reading: StandingReading) ->
     }
 
 
-def _endpoint(view: DaemonView, spec: EndpointSpec, reading: StandingReading) -> Document:
+def _endpoint(
+    view: DaemonView, cluster: ClusterSpec, spec: EndpointSpec, reading: StandingReading
+) -> Document:
     return {
         "id": spec.id,
         "name": spec.name,
@@ -240,6 +278,7 @@ def _endpoint(view: DaemonView, spec: EndpointSpec, reading: StandingReading) ->
         "weight": spec.weight,
         "max_connections": spec.max_connections or None,
         **_standing(view, spec, reading),
+        "locality": _endpoint_locality(view, spec) if is_counted(cluster) else None,
         **_traffic(read_endpoints(view.board, [spec.slot])),
     }
 
