@@ -56,14 +56,15 @@ GONE = -1
 ERROR_STATUS = 400
 
 _US = 1_000_000
+_ERROR_WORDS = (K_PREDICTIONS, K_ERROR_US, K_PLAIN_ERROR_US)
 
 
 class DataRouting:
     """What a cluster needs to send requests where their data are."""
 
     __slots__ = (
-        "_by_slot", "_cluster_slot", "_has_shadow", "_is_telling", "_news", "_peers", "_row", "_shadow", "_slots",
-        "_surroundings", "locality",
+        "_by_slot", "_cluster_slot", "_counted", "_has_shadow", "_is_telling", "_news", "_peers", "_row", "_shadow",
+        "_slots", "_surroundings", "locality",
     )  # fmt: skip
 
     def __init__(self, spec: ClusterSpec, surroundings: Surroundings, peers: Peers, row: Row) -> None:
@@ -78,6 +79,8 @@ class DataRouting:
         self._is_telling = False
         self._by_slot: dict[int, Endpoint] = {}
         self._slots: list[int] = []
+        self._counted = (0, 0, 0)
+        """What learning said of errors when it was last looked at."""
         self._has_shadow = False
         self._shadow: Picker[Endpoint] | None = None
 
@@ -119,7 +122,12 @@ class DataRouting:
                 endpoint.site.on_others(work / _US, count, now=now)
         self.locality.refresh(usable)
         self._row[K_DATA_KEYS] = len(self.locality.residency)
-        self._row[K_UNTRUSTED] = not self.locality.learning.is_trusted
+        learning = self.locality.learning
+        self._row[K_UNTRUSTED] = not learning.is_trusted
+        counted = learning.judged, int(learning.errors_s * _US), int(learning.plain_errors_s * _US)
+        for word, count, before in zip(_ERROR_WORDS, counted, self._counted, strict=True):
+            self._row[word] += count - before
+        self._counted = counted
         return 2 * len(known) * len(self._slots)
 
     # ------------------------------------------------------------------ requests
@@ -175,13 +183,7 @@ class DataRouting:
         if status >= ERROR_STATUS or took_s <= 0:
             placement.is_answered = status < ERROR_STATUS
             return
-        expected_s = placement.charge_s
-        plain_s = self.locality.learning.plain_s
         is_hit = self.locality.on_answer(placement, took_s, said.hit if said is not None else None, now=now)
-        row, worked_s = self._row, placement.worked_s(took_s, now=now)
-        row[K_PREDICTIONS] += 1
-        row[K_ERROR_US] += int(abs(worked_s - expected_s) * _US)
-        row[K_PLAIN_ERROR_US] += int(abs(worked_s - plain_s) * _US)
         if not placement.keys:
             return
         if is_hit:

@@ -46,8 +46,8 @@ class Learning:
     """Of one cluster."""
 
     __slots__ = (
-        "_classes", "_is_given", "_misses", "_residency", "error_s", "is_trusted", "judged", "plain_error_s",
-        "plain_s", "sites", "typical_bytes",
+        "_classes", "_is_given", "_misses", "_residency", "error_s", "errors_s", "is_trusted", "judged",
+        "plain_error_s", "plain_errors_s", "plain_s", "sites", "typical_bytes",
     )  # fmt: skip
 
     def __init__(self, residency: Residency) -> None:
@@ -63,6 +63,9 @@ class Learning:
         """Mean error of predictions."""
         self.plain_error_s = 0.0
         """What it is when data are of no account."""
+        self.errors_s = 0.0
+        """Sum of the errors of predictions, and of those of the plain model."""
+        self.plain_errors_s = 0.0
         self.plain_s = 0.0
         """Mean time with a slot."""
         self._residency = residency
@@ -93,9 +96,12 @@ class Learning:
         """Hold what was expected of work and transfer against what came."""
         self.judged += 1
         weight = max(MEAN_WEIGHT, 1.0 / self.judged)
-        self.error_s += weight * (abs(worked_s - placement.charge_s) - self.error_s)
+        error, plain = abs(worked_s - placement.charge_s), abs(worked_s - self.plain_s)
+        self.errors_s += error
+        self.error_s += weight * (error - self.error_s)
         if self.judged > 1:
-            self.plain_error_s += weight * (abs(worked_s - self.plain_s) - self.plain_error_s)
+            self.plain_errors_s += plain
+            self.plain_error_s += weight * (plain - self.plain_error_s)
         self.plain_s += weight * (worked_s - self.plain_s)
         if self.judged >= JUDGED_AFTER:
             limit = WORSE if self.is_trusted else 1.0

@@ -27,7 +27,7 @@ SLOTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 40, 48, 64)
 FIRST_SLOTS = 4
 # Weight that an answer's time leaves to those before it: about the last 50 of the same number in flight count.
 KEEP = 0.98
-# Answers between two fits, which take about 60 µs.
+# Answers between two fits, which take about 30 µs.
 FIT_EVERY = 64
 # The first fits, for an endpoint that just came.
 FIT_EARLY = (1, 4, 8, 16, 32)
@@ -100,7 +100,8 @@ class Pace:
         self._fit_service()
         if self._is_given:
             return
-        misfits = self._misfits = [self._misfit(slots) for slots in SLOTS]
+        seen = self._seen()
+        misfits = self._misfits = [self._misfit(seen, slots) for slots in SLOTS]
         peers = [other._misfits for other in others if other is not self and other.is_known]
         if peers:
             shared = OTHERS / len(peers)
@@ -118,13 +119,23 @@ class Pace:
         self.service_s = max(times / count if count >= 1.0 else self._worked_s, LEAST_S)
         self.is_known = True
 
-    def _misfit(self, slots: int) -> float:
-        """How far the times seen are from those that so many slots would give, in squares of the service time."""
+    def _misfit(self, seen: Sequence[tuple[int, float, float, float]], slots: int) -> float:
+        """How far the times `seen` are from those that so many slots would give, in squares of the service time."""
         total = 0.0
         service_s = self.service_s
-        for in_flight, count in enumerate(self._counts):
-            if count >= 0.5:
-                expected = service_s + wait_s(in_flight, self._works[in_flight] / count, slots)
-                error = (self._times[in_flight] / count - expected) / service_s
-                total += min(count, ENOUGH) * error * error
-        return total
+        for in_flight, weight, took_s, work_s in seen:
+            error = took_s - service_s
+            if in_flight >= slots:
+                error -= (in_flight - slots + 1) / in_flight * work_s / slots  # `wait_s`
+            total += weight * error * error
+        return total / (service_s * service_s)
+
+    def _seen(self) -> list[tuple[int, float, float, float]]:
+        """Requests in flight, how much they count, the mean time of the answer, the mean work before it."""
+        return [
+            (in_flight, min(count, ENOUGH), times / count, works / count)
+            for in_flight, (count, times, works) in enumerate(
+                zip(self._counts, self._times, self._works, strict=True)
+            )
+            if count >= 0.5
+        ]
