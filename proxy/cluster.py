@@ -24,7 +24,7 @@ from proxy.errors import Reason, RoutingError
 from proxy.model import RequestFacts
 from proxy.permits import MAX_PERMITS
 from proxy.policy.admission import Ticket
-from proxy.policy.balancer import balancer, make_picker
+from proxy.policy.balancer import balancer, goes_by_data, make_picker
 from proxy.policy.failures import FailureKind
 from proxy.policy.hash_key import HashKey
 from proxy.policy.ignored import Ignored
@@ -134,7 +134,7 @@ class Cluster:
     def _update_data(self, spec: ClusterSpec, members: tuple[Endpoint, ...]) -> None:
         """Go on learning, begin with it, or end it. A shadow is compared by what data locality foretells."""
         self._goes_by_data = balancer(spec.balancer).sees_data
-        if not self.sees_data and not spec.shadow:
+        if not goes_by_data(spec):
             self.data = None
             return
         if self.data is None:

@@ -31,6 +31,7 @@ from proxy.controlplane.drains import DrainReport, check_listener, find_endpoint
 from proxy.controlplane.events import EventLog, EventType
 from proxy.controlplane.parent_link import ParentGone, ParentLink
 from proxy.controlplane.reloading import ReloadOutcome, ReloadReport
+from proxy.controlplane.residency import Residencies
 from proxy.controlplane.resilience import Resilience
 from proxy.controlplane.resolver import Lookup, system_lookup
 from proxy.controlplane.slots import SlotReaper, held_slots
@@ -120,8 +121,16 @@ class Control:
         self._counts = SourceCounts(board)
         self.events = EventLog(clock)
         """What happened to endpoints, listeners and the configuration."""
+        self.residencies = Residencies(board, clock)
+        """Who holds which data, and what would be lost with it."""
         self._resilience = Resilience(
-            board, self.events, clock=clock, rng=rng, known=rows.endpoints if rows else (), mailbox=mailbox
+            board,
+            self.events,
+            clock=clock,
+            rng=rng,
+            known=rows.endpoints if rows else (),
+            mailbox=mailbox,
+            takers={"data": self.residencies.take},
         )
         self._drained = frozenset(previous.drained_listeners if previous is not None else ())
         """Names of listeners that an operator drained."""
@@ -228,6 +237,7 @@ class Control:
             raise
         self._snapshot = snapshot
         self._drained = frozenset(snapshot.drained_listeners)
+        self.residencies.update(snapshot)
         self._resilience.update(config, snapshot)
         self._reaper.on_snapshot(snapshot, now=self._clock.monotonic())
 

@@ -18,9 +18,11 @@ from proxy.model import RequestFacts
 from proxy.policy.data_reply import DataReply
 from proxy.policy.hashring import HashRing, key_point
 from proxy.policy.locality import Forecast, Locality
+from proxy.policy.news import GONE, LOST, NEWS_AT_ONCE, News
 from proxy.policy.picker import Picker
 from proxy.policy.site import Placement, Site
 from proxy.scoreboard import (
+    E_CACHE_BYTES,
     E_DATA_HITS,
     E_DATA_MISSES,
     E_DATA_MOVED_BYTES,
@@ -45,13 +47,8 @@ from proxy.surroundings import Peers, Surroundings
 
 # Seconds between two messages of news.
 NEWS_S = 0.05
-# News of one message: with 20 digits for a key and 16 for a size they take 45 bytes each at most, and a message has
-# room for 64 KiB.
-NEWS_AT_ONCE = 1200
 # Seconds in which a key is told of once however often it is asked for.
 TOLD_FOR_S = 1.0
-# Size in news of what is held no more.
-GONE = -1
 # A status from which on the time of an answer says nothing of the work: errors are quick.
 ERROR_STATUS = 400
 
@@ -255,14 +252,19 @@ class DataRouting:
         for worker in self._peers.look():
             posts.to_worker(worker, body)
         posts.to_control(body)
+        for endpoint in self._by_slot.values():
+            endpoint.row[E_CACHE_BYTES] = int(endpoint.site.holdings.capacity_bytes)
 
-    def on_news(self, news: Iterable[Sequence[int]]) -> None:
+    def on_news(self, news: Iterable[News]) -> None:
         """Another worker placed, or saw gone, or was asked for what."""
         residency = self.locality.residency
         for point, slot, size in news:
             endpoint = self._by_slot.get(slot)
             if endpoint is None:
                 continue  # it is in no snapshot, or not in ours yet
+            if size == LOST:
+                endpoint.site.holdings.forget()
+                continue
             if size == GONE:
                 found = residency.find(point)
                 if found is not None:

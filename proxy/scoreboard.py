@@ -183,7 +183,10 @@ E_DATA_MISSES = 19
 E_DATA_SURPRISES = 20
 """Misses of data that were believed to be there."""
 E_DATA_MOVED_BYTES = 21
-E_FAILURE_KINDS = 22
+E_CACHE_BYTES = 22
+"""How large its cache is believed to be; 0 = no end of it is known. Not a gauge: the next worker in the slot begins
+with it."""
+E_FAILURE_KINDS = 23
 """One word for each `policy.failures.FailureKind`, in their order."""
 E_LATENCY_SUM_US = E_FAILURE_KINDS + len(FailureKind)
 E_LATENCY = E_LATENCY_SUM_US + 1

@@ -86,6 +86,11 @@ def balancer(name: str) -> Balancer:
         raise ValueError(f"balancer {name!r} is unknown, expected one of {', '.join(BALANCERS)}") from None
 
 
+def goes_by_data(spec: ClusterSpec) -> bool:
+    """Whether it is to be known where data are: for the cluster's balancer, or to compare it with its shadow."""
+    return bool(spec.shadow) or balancer(spec.balancer).sees_data
+
+
 def make_picker(name: str, spec: ClusterSpec, members: Sequence[C], rng: Random) -> Picker[C] | None:
     """A new picker of the balancer `name` for the cluster `spec`, whose endpoints are `members` in that order; `None`
     when that goes by data, see `locality`."""

@@ -36,7 +36,9 @@ MIN_GHOSTS = 256
 class DataKey:
     """What is known of one data key in a cluster."""
 
-    __slots__ = ("holders", "is_given", "owners", "point", "ring_number", "samples", "size_bytes", "told_at")
+    __slots__ = (
+        "heat", "holders", "is_given", "owners", "point", "ring_number", "samples", "size_bytes", "told_at",
+    )  # fmt: skip
 
     def __init__(self, point: int) -> None:
         self.point = point
@@ -52,6 +54,8 @@ class DataKey:
         self.ring_number = 0
         self.told_at = 0.0
         """When the other workers were last told that somebody asked for it."""
+        self.heat = 0.0
+        """How often that was lately, as of then; only a `mirror.Mirror` needs to know."""
 
     def __repr__(self) -> str:
         return f"DataKey({self.point:016x}, {self.size_bytes:.0f} bytes, {len(self.holders)} holders)"
