@@ -108,6 +108,8 @@ def envoy_config(place: Place, policy: str) -> dict[str, Any]:
         cluster["common_lb_config"] = {
             "consistent_hashing_lb_config": {"hash_balance_factor": EXCESS_PERCENT}
         }
+    # Three at once by default: most of what is lost with an endpoint would fail.
+    cluster["circuit_breakers"]["thresholds"][0]["max_retries"] = configs.CONNECTIONS
     cluster["health_checks"] = [
         {
             "interval": f"{CHECK_S}s", "no_traffic_interval": f"{CHECK_S}s", "timeout": f"{CHECK_S}s",
