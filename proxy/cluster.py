@@ -196,11 +196,10 @@ class Cluster:
         if now >= self._refresh_at:
             self._refresh(now)
         if self._is_plain and not failed:
-            assert self._picker is not None
-            picked = self._picker.pick(standings.view.usable, facts)
+            picked = self._choose(standings.view.usable, facts, now)
             if picked is None:
                 raise self._no_endpoint(now)
-            return Lease(picked, self._times, None, now)
+            return self._lease(picked, facts, None, now)
         if not self._waiting.size and not self._is_crowded:
             lease = self._pick(facts, failed, may_try, now)
             if lease is not None:
@@ -224,7 +223,6 @@ class Cluster:
             or view.in_panic
             or self._waiting.size
             or not view.usable
-            or self.data is not None
         )
 
     def _pick(self, facts: RequestFacts, failed: Collection[str], may_try: bool, now: float) -> Lease | None:

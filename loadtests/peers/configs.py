@@ -269,8 +269,17 @@ http://:{place.port} {{
 """
 
 
-def homeport_config(place: Place, admin_port: int) -> dict[str, object]:
-    """The smallest configuration: everything that is on by default stays on."""
+def homeport_config(place: Place, admin_port: int, *, by_data: bool = False) -> dict[str, object]:
+    """The smallest configuration: everything that is on by default stays on. `by_data` = requests go where the data are
+    that a header names."""
+    cluster: dict[str, object] = {
+        "name": "origin",
+        "endpoints": [{"address": f"127.0.0.1:{port}"} for port in place.origins],
+    }
+    route: dict[str, object] = {"match": {"path_prefix": "/"}, "cluster": "origin"}
+    if by_data:
+        cluster["balancer"] = "data_locality_aware"
+        route["locality"] = {"data_key": {"header": "X-Dataset-Id"}}
     return {
         "listeners": [
             {"bind": f"127.0.0.1:{place.port}"},
@@ -280,8 +289,6 @@ def homeport_config(place: Place, admin_port: int) -> dict[str, object]:
             },
         ],
         "admin": {"bind": f"127.0.0.1:{admin_port}"},
-        "clusters": [
-            {"name": "origin", "endpoints": [{"address": f"127.0.0.1:{port}"} for port in place.origins]},
-        ],
-        "routes": [{"match": {"path_prefix": "/"}, "cluster": "origin"}],
+        "clusters": [cluster],
+        "routes": [route],
     }

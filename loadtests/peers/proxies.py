@@ -30,6 +30,7 @@ class Launch:
 VARIANTS = {
     "bare": "the same, bare: none of the duties",
     "2w": "the same, two workers on that core",
+    "data": "the same, by data locality",
 }
 """Titles of the rows that show them."""
 
@@ -140,10 +141,12 @@ def _aiohttp(binary: str, place: Place) -> Launch:
     return Launch([binary, "-m", "loadtests.peers.aiohttp_proxy", str(place.port), *origins])
 
 
-def _homeport(workers: int) -> Callable[[str, Place], Launch]:
+def _homeport(workers: int, *, by_data: bool = False) -> Callable[[str, Place], Launch]:
     def launch(binary: str, place: Place) -> Launch:
         config = place.directory / "homeport.yaml"
-        config.write_text(json.dumps(configs.homeport_config(place, free_port())))  # JSON is YAML
+        config.write_text(
+            json.dumps(configs.homeport_config(place, free_port(), by_data=by_data))
+        )  # JSON is YAML
         return Launch([binary, "-m", "proxy", "run", "-c", str(config), "--workers", str(workers)])
 
     return launch
@@ -163,6 +166,13 @@ PROXIES = (
         _says("-c", "import proxy; print(proxy.__version__)"),
         _homeport(2),
         variant="2w",
+    ),
+    Proxy(
+        "homeport-data",
+        _module("proxy"),
+        _says("-c", "import proxy; print(proxy.__version__)"),
+        _homeport(1, by_data=True),
+        variant="data",
     ),
     Proxy("nginx", _on_path("nginx"), _says("-v"), _nginx(True), tls=True),
     Proxy("haproxy", _on_path("haproxy"), _says("-v"), _haproxy(True), tls=True),

@@ -44,7 +44,7 @@ class Site:
 
     __slots__ = (
         "_done", "_failing", "_failing_at", "_line", "_others_ended", "_others_work_s", "classes", "distance_s",
-        "holdings", "is_speed_given", "pace", "s_per_byte", "tags", "transfers", "work_s",
+        "holdings", "is_speed_given", "learn_at", "pace", "s_per_byte", "tags", "transfers", "work_s",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -55,6 +55,8 @@ class Site:
         self.s_per_byte = 1.0 / FIRST_BANDWIDTH
         """How fast it gets data that it does not hold."""
         self.is_speed_given = False
+        self.learn_at = 0.0
+        """Until then (monotonic) answers that are as expected teach nothing new."""
         self.transfers = 0
         """Those that its speed was learned from."""
         self.classes: dict[bytes, float] = {}

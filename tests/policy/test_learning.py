@@ -8,6 +8,7 @@ from proxy.policy.learning import (
     CLASS_WEIGHT,
     FIRST_TRANSFER_S,
     JUDGED_AFTER,
+    LEARN_S,
     LEAST_CLASS,
     LEVEL_EVERY,
     MOST_CLASSES,
@@ -60,6 +61,9 @@ class World:
         return placement
 
     def answer(self, placement, took_s, is_hit=None, sent_at=0.0):
+        placement.site.learn_at = (
+            0.0  # every answer teaches here; that most do not have to is a test of its own
+        )
         found = self.learning.on_answer(placement, took_s, is_hit, now=sent_at + took_s)
         placement.site.on_ended(placement, now=sent_at + took_s)
         return found
@@ -68,6 +72,20 @@ class World:
 @pytest.fixture
 def world():
     return World()
+
+
+def test_expected_answers_teach_now_and_then(world):
+    key = world.key(1)
+    world.answer(world.place(key), 0.12, is_hit=False)
+    first, second, third = (world.place(key) for _ in range(3))
+    before = world.learning.judged
+    for placement, now in ((first, 1.0), (second, 1.0 + LEARN_S / 2), (third, 1.0 + LEARN_S)):
+        assert world.learning.on_answer(placement, 0.02, True, now=now)
+    assert world.learning.judged == before + 2
+    # What is not as expected always does.
+    for number in range(3):
+        assert not world.learning.on_answer(world.place(key), 0.12, False, now=1.0 + LEARN_S)
+        assert world.learning.judged == before + 3 + number
 
 
 def test_at_first():
