@@ -121,16 +121,11 @@ class Control:
         self._counts = SourceCounts(board)
         self.events = EventLog(clock)
         """What happened to endpoints, listeners and the configuration."""
-        self.residencies = Residencies(board, clock)
+        self.residencies = Residencies(board, self._posts, clock)
         """Who holds which data, and what would be lost with it."""
+        known, takers = rows.endpoints if rows else (), self.residencies.takers
         self._resilience = Resilience(
-            board,
-            self.events,
-            clock=clock,
-            rng=rng,
-            known=rows.endpoints if rows else (),
-            mailbox=mailbox,
-            takers={"data": self.residencies.take},
+            board, self.events, clock=clock, rng=rng, known=known, mailbox=mailbox, takers=takers
         )
         self._drained = frozenset(previous.drained_listeners if previous is not None else ())
         """Names of listeners that an operator drained."""
@@ -192,6 +187,7 @@ class Control:
             task.cancel()
         self._tasks = []
         self._resilience.stop()
+        self.residencies.stop()
         if self._sources is not None:
             await self._sources.stop()
         if self._leaving is not None:

@@ -3,9 +3,10 @@
 Each worker decides by what it knows, and they tell each other enough to know the same. Work in flight and requests that
 ended are words of the scoreboard, read with the other loads. Who holds what is news: what a worker placed, saw missing,
 or was asked for (at most once a second a key) goes to the other workers, and to control for workers to come, in one
-message every `NEWS_S`. What does not fit is dropped and counted; it is told again when somebody asks for the key.
-Sizes that were learned travel with it. Service times and speeds are each worker's own: every worker sees enough answers
-of an endpoint that it uses.
+message every `data_news.NEWS_S`. What does not fit is dropped and counted; it is told again when somebody asks for the
+key. Sizes that were learned travel with it. A worker that begins asks control for what is known, and takes sizes of
+caches from the scoreboard. Service times and speeds are each worker's own: every worker sees enough answers of an
+endpoint that it uses.
 
 A cluster may have a shadow: a second balancer that is asked for each request and not followed. Its picks are compared
 by the predictions of the first moment, with data locality on either side.
@@ -13,12 +14,13 @@ by the predictions of the first moment, with data locality on either side.
 
 from collections.abc import Iterable, Sequence
 
-from proxy.endpoint import NOWHERE, Endpoint
+from proxy.data_news import DataNews
+from proxy.endpoint import Endpoint
 from proxy.model import RequestFacts
 from proxy.policy.data_reply import DataReply
 from proxy.policy.hashring import HashRing, key_point
 from proxy.policy.locality import Forecast, Locality
-from proxy.policy.news import GONE, LOST, NEWS_AT_ONCE, News
+from proxy.policy.news import GONE, LOST, News
 from proxy.policy.picker import Picker
 from proxy.policy.site import Placement, Site
 from proxy.scoreboard import (
@@ -31,8 +33,6 @@ from proxy.scoreboard import (
     E_WORK_US,
     K_DATA_KEYS,
     K_ERROR_US,
-    K_NEWS_DROPPED,
-    K_NEWS_SENT,
     K_PLAIN_ERROR_US,
     K_PREDICTIONS,
     K_SHADOW_DIFFERS,
@@ -45,8 +45,6 @@ from proxy.scoreboard import (
 from proxy.snapshot import ClusterSpec
 from proxy.surroundings import Peers, Surroundings
 
-# Seconds between two messages of news.
-NEWS_S = 0.05
 # Seconds in which a key is told of once however often it is asked for.
 TOLD_FOR_S = 1.0
 # A status from which on the time of an answer says nothing of the work: errors are quick.
@@ -60,21 +58,19 @@ class DataRouting:
     """What a cluster needs to send requests where their data are."""
 
     __slots__ = (
-        "_by_slot", "_cluster_slot", "_counted", "_has_shadow", "_is_telling", "_news", "_peers", "_row", "_shadow",
-        "_slots", "_surroundings", "locality",
+        "_by_slot", "_counted", "_given", "_has_shadow", "_news", "_peers", "_row", "_shadow", "_slots", "locality",
     )  # fmt: skip
 
     def __init__(self, spec: ClusterSpec, surroundings: Surroundings, peers: Peers, row: Row) -> None:
         """`row` is the cluster's in the scoreboard, as this worker writes it."""
-        self._surroundings = surroundings
         self._peers = peers
         self._row = row
-        self._cluster_slot = spec.slot
         self.locality: Locality[Endpoint] = Locality(spec.locality, surroundings.rng)
-        self._news: dict[tuple[int, int], int] = {}
-        """By key's point and endpoint's slot, the size; `GONE` = it is not there."""
-        self._is_telling = False
+        self._news = DataNews(spec.slot, surroundings, peers, row)
+        self._news.ask()
         self._by_slot: dict[int, Endpoint] = {}
+        self._given: dict[int, tuple[int, int, float]] = {}
+        """By endpoint's slot, what the configuration says of it: slots, bytes of its cache, bandwidth."""
         self._slots: list[int] = []
         self._counted = (0, 0, 0)
         """What learning said of errors when it was last looked at."""
@@ -88,27 +84,44 @@ class DataRouting:
         """Go on with what a snapshot says. `shadow` is the picker of the cluster's shadow; `None` = there is none, or
         it is data locality itself."""
         zones = dict(spec.locality.zone_distance_s)
+        last = set(self._by_slot.values())
         for member in members:
-            if member.site is NOWHERE:
-                member.site = Site()
-            told = member.spec
-            member.site.update(
-                slots=told.slots or spec.locality.slots,
-                cache_bytes=told.cache_bytes or spec.locality.cache_bytes,
-                bandwidth_bytes_per_s=told.bandwidth_bytes_per_s or spec.locality.bandwidth_bytes_per_s,
-            )
-            member.site.tags = told.tags
-            member.site.distance_s = zones.get(told.zone, 0.0)
-        for gone in set(self._by_slot.values()) - set(members):
+            if member not in last:
+                self._meet(member)
+            self._take_given(member, spec)
+            member.site.tags = member.spec.tags
+            member.site.distance_s = zones.get(member.spec.zone, 0.0)
+        for gone in last - set(members):
             # Another instance at its address holds nothing.
             gone.site.holdings.forget()
+            del self._given[gone.spec.slot]
         self._by_slot = {member.spec.slot: member for member in members}
+        self._news.endpoints = members
         self._slots = [member.spec.slot for member in members]
         self._shadow = shadow
         self._has_shadow = bool(spec.shadow)
         self.locality.update(
             spec.locality, members, HashRing(spec.ring, [member.weight for member in members])
         )
+
+    def _meet(self, member: Endpoint) -> None:
+        """Begin with an endpoint."""
+        member.site = Site()
+        # What others learned, or the worker that was in this slot before.
+        member.site.holdings.expect(float(self._peers.most(E_CACHE_BYTES, member.spec.slot)))
+
+    def _take_given(self, member: Endpoint, spec: ClusterSpec) -> None:
+        """What the configuration says counts until the endpoint says something else, which outlives a reload."""
+        told, cluster = member.spec, spec.locality
+        given = (
+            told.slots or cluster.slots,
+            told.cache_bytes or cluster.cache_bytes,
+            told.bandwidth_bytes_per_s or cluster.bandwidth_bytes_per_s,
+        )
+        if self._given.get(told.slot) != given:
+            self._given[told.slot] = given
+            slots, cache_bytes, bandwidth = given
+            member.site.update(slots=slots, cache_bytes=cache_bytes, bandwidth_bytes_per_s=bandwidth)
 
     def refresh(self, usable: Sequence[Endpoint], *, now: float) -> int:
         """Look at what the other workers do; `Peers.look` was just called. Returns how many words were read."""
@@ -160,7 +173,7 @@ class DataRouting:
         for key in placement.keys:
             if key in placement.missing or now >= key.told_at + TOLD_FOR_S:
                 key.told_at = now
-                self._tell(key.point, slot, int(key.size_bytes) if key.samples or key.is_given else 0)
+                self._news.tell(key.point, slot, int(key.size_bytes) if key.samples or key.is_given else 0)
         return placement
 
     def on_answer(
@@ -180,9 +193,12 @@ class DataRouting:
         if status >= ERROR_STATUS or took_s <= 0:
             placement.is_answered = status < ERROR_STATUS
             return
+        losses = endpoint.site.holdings.losses
         is_hit = self.locality.on_answer(placement, took_s, said.hit if said is not None else None, now=now)
         if not placement.keys:
             return
+        if endpoint.site.holdings.losses != losses:
+            self._news.tell_lost(endpoint.spec.slot)
         if is_hit:
             endpoint.row[E_DATA_HITS] += 1
             return
@@ -192,7 +208,7 @@ class DataRouting:
             sum([key.size_bytes for key in placement.missing or placement.keys])
         )
         for key in placement.missing or placement.keys:
-            self._tell(key.point, endpoint.spec.slot, int(key.size_bytes))
+            self._news.tell(key.point, endpoint.spec.slot, int(key.size_bytes))
 
     def on_end(self, endpoint: Endpoint, placement: Placement, is_failed: bool, *, now: float) -> None:
         """The exchange is over."""
@@ -201,7 +217,7 @@ class DataRouting:
         self.locality.on_end(placement, is_failed, now=now)
         if not placement.is_answered:
             for key in placement.missing:
-                self._tell(key.point, endpoint.spec.slot, GONE)
+                self._news.tell(key.point, endpoint.spec.slot, GONE)
 
     def _on_said(self, endpoint: Endpoint, said: DataReply) -> None:
         """What an endpoint says of itself counts until it says something else."""
@@ -211,16 +227,14 @@ class DataRouting:
             if size:
                 locality.give_size(key, float(size))
             self._hold(site, key.point)
-            self._tell(key.point, endpoint.spec.slot, size)
+            self._news.tell(key.point, endpoint.spec.slot, size)
         for name in said.evicted:
             found = locality.residency.find(key_point(name))
             if found is not None:
                 site.holdings.drop(found)
-                self._tell(found.point, endpoint.spec.slot, GONE)
-        if said.slots:
-            site.pace.limit(said.slots)
-        if said.cache_bytes:
-            site.holdings.limit(said.cache_bytes)
+                self._news.tell(found.point, endpoint.spec.slot, GONE)
+        self._row[K_DATA_KEYS] = len(locality.residency)
+        self.on_report(endpoint.spec.slot, said.slots, said.cache_bytes)
         if said.bandwidth_bytes_per_s:
             site.s_per_byte = 1.0 / said.bandwidth_bytes_per_s
             site.is_speed_given = True
@@ -231,50 +245,41 @@ class DataRouting:
             self.locality.residency.resize(key, self.locality.learning.typical_bytes)
         site.holdings.touch(key, 0.0)
 
-    # ------------------------------------------------------------------ what workers tell each other
+    # ------------------------------------------------------------------ what others tell
 
-    def _tell(self, point: int, slot: int, size: int) -> None:
-        self._news[point, slot] = size
-        if not self._is_telling:
-            self._is_telling = True
-            self._surroundings.later(NEWS_S, self._send)
-
-    def _send(self) -> None:
-        """Send what is new, the first of it if it is too much."""
-        self._is_telling = False
-        news = [[point, slot, size] for (point, slot), size in self._news.items()]
-        self._news = {}
-        row = self._row
-        row[K_NEWS_DROPPED] += max(len(news) - NEWS_AT_ONCE, 0)
-        row[K_NEWS_SENT] += min(len(news), NEWS_AT_ONCE)
-        body = {"data": self._cluster_slot, "news": news[:NEWS_AT_ONCE]}
-        posts = self._surroundings.posts
-        for worker in self._peers.look():
-            posts.to_worker(worker, body)
-        posts.to_control(body)
-        for endpoint in self._by_slot.values():
-            endpoint.row[E_CACHE_BYTES] = int(endpoint.site.holdings.capacity_bytes)
-
-    def on_news(self, news: Iterable[News]) -> None:
-        """Another worker placed, or saw gone, or was asked for what."""
-        residency = self.locality.residency
+    def on_news(self, news: Iterable[News], is_given: bool = False) -> None:
+        """Another worker placed, or saw gone, or was asked for what; or control tells what it knows. `is_given` = the
+        endpoints themselves gave the sizes."""
+        locality, residency = self.locality, self.locality.residency
         for point, slot, size in news:
             endpoint = self._by_slot.get(slot)
             if endpoint is None:
                 continue  # it is in no snapshot, or not in ours yet
+            holdings = endpoint.site.holdings
             if size == LOST:
-                endpoint.site.holdings.forget()
-                continue
-            if size == GONE:
+                holdings.lose()
+            elif size == GONE:
                 found = residency.find(point)
-                if found is not None:
-                    endpoint.site.holdings.drop(found)
-                continue
-            key = residency.key(point)
-            if size and not key.is_given and not key.samples:
-                residency.resize(key, float(size))
-                key.samples = 1
-            self._hold(endpoint.site, point)
+                # One that a request of ours is bringing there will be there.
+                if found is not None and not holdings.kept.get(found):
+                    holdings.drop(found)
+            else:
+                key = residency.key(point)
+                if size and is_given:
+                    locality.give_size(key, float(size))
+                elif size and not key.is_given and not key.samples:
+                    residency.resize(key, float(size))
+                    key.samples = 1
+                self._hold(endpoint.site, point)
+        self._row[K_DATA_KEYS] = len(residency)
+
+    def on_report(self, slot: int, slots: int, cache_bytes: int) -> None:
+        """The endpoint in `slot` says how many requests it works on at once, and what it can hold; 0 = it does not."""
+        endpoint = self._by_slot.get(slot)
+        if endpoint is not None and slots:
+            endpoint.site.pace.limit(slots)
+        if endpoint is not None and cache_bytes:
+            endpoint.site.holdings.limit(cache_bytes)
 
     # ------------------------------------------------------------------ explanations
 

@@ -100,8 +100,8 @@ class Channel:
 
 
 class Posts:
-    """The mailboxes of others, to write to. What has no room is dropped and counted: whoever needs to know that a
-    message arrived must be able to tell by other means."""
+    """The mailboxes of others, to write to. What has no room is not sent, and counted; what is sent waits there for
+    whoever reads it next: whoever needs to know that a message arrived must be able to tell by other means."""
 
     def __init__(self, workers: Sequence[Channel], control: Channel | None = None) -> None:
         self._workers = workers
@@ -111,21 +111,22 @@ class Posts:
     def __repr__(self) -> str:
         return f"Posts({len(self._workers)} workers, {self.dropped} dropped)"
 
-    def to_worker(self, slot: int, body: dict[str, Any]) -> None:
-        """Write to the worker in `slot`."""
-        self._send(self._workers[slot], body)
+    def to_worker(self, slot: int, body: dict[str, Any]) -> bool:
+        """Write to the worker in `slot`; false when there is no room."""
+        return self._send(self._workers[slot], body)
 
-    def to_control(self, body: dict[str, Any]) -> None:
-        """Write to control."""
+    def to_control(self, body: dict[str, Any]) -> bool:
+        """Write to control; false when there is no room."""
         assert self._control is not None
-        self._send(self._control, body)
+        return self._send(self._control, body)
 
-    def _send(self, channel: Channel, body: dict[str, Any]) -> None:
+    def _send(self, channel: Channel, body: dict[str, Any]) -> bool:
         try:
             is_sent = channel.send(body)
         except OSError:
             is_sent = False
         self.dropped += not is_sent
+        return is_sent
 
 
 def posts_from(text: str, *, has_control: bool) -> Posts:

@@ -49,6 +49,11 @@ class Peers:
         """Sums of `word` of the endpoints in `slots`."""
         return self._scoreboard.endpoint_words(word, self.known, slots)
 
+    def most(self, word: int, slot: int) -> int:
+        """The greatest `word` of the endpoint in `slot` that any worker wrote: this one, others, or those before."""
+        board = self._scoreboard
+        return max([board.endpoint_row(worker, slot)[word] for worker in board.used_workers], default=0)
+
     def waiting(self, cluster: int, now: float) -> int:
         """Requests that wait there for an endpoint of the cluster in slot `cluster`. One that does not tick would have
         everybody wait for it, and does not count."""

@@ -208,7 +208,9 @@ class Worker:
         if self._plane is not None:
             for cluster in self._plane.table.clusters.values():
                 if cluster.spec.slot == body["data"] and cluster.data is not None:
-                    cluster.data.on_news(body["news"])
+                    cluster.data.on_news(body["news"], "given" in body)
+                    for report in body.get("reports", ()):
+                        cluster.data.on_report(*report)
 
     def reopen_log(self) -> None:
         """Open the access log's file again, after it was renamed."""

@@ -1,16 +1,19 @@
 """What control remembers of who holds which data, from what workers tell.
 
 Control is no part of what they tell each other: it listens, so that what was learned outlives the workers that did,
-and so that whoever takes endpoints away knows what goes with them.
+and so that whoever takes endpoints away knows what goes with them. A worker that begins asks for it.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from proxy.clock import Clock
+from proxy.controlplane.mail import Taker
+from proxy.controlplane.rounds import Rounds
+from proxy.mailbox import Posts
 from proxy.policy.balancer import goes_by_data
 from proxy.policy.mirror import Mirror
-from proxy.policy.news import parse_news
+from proxy.policy.news import messages, parse_news
 from proxy.scoreboard import E_CACHE_BYTES, Scoreboard
 from proxy.snapshot import ClusterSpec, Snapshot
 
@@ -21,11 +24,15 @@ CACHES_S = 1.0
 class Residencies:
     """Of all clusters that go by data."""
 
-    def __init__(self, board: Scoreboard, clock: Clock) -> None:
+    def __init__(self, board: Scoreboard, posts: Posts, clock: Clock) -> None:
+        """`posts` are the workers'."""
         self._board = board
         self._clock = clock
+        self._rounds = Rounds(board, posts, clock)
         self._clusters: dict[int, _Cluster] = {}
         """By slot."""
+        self.takers: Mapping[str, Taker] = {"data": self.take, "data?": self.take_question}
+        """Who takes in what workers say of data, by the word in it."""
 
     def __repr__(self) -> str:
         return f"Residencies({len(self._clusters)} clusters)"
@@ -46,6 +53,10 @@ class Residencies:
                 cluster.update(spec)
                 self._clusters[spec.slot] = cluster
 
+    def stop(self) -> None:
+        """Tell nobody anything any more. Idempotent."""
+        self._rounds.stop()
+
     def take(self, body: Mapping[str, Any]) -> bool:
         """A worker tells `{"data": …}`; false when that makes no sense."""
         parsed = parse_news(body)
@@ -57,6 +68,16 @@ class Residencies:
             now = self._clock.monotonic()
             cluster.look(self._board, now=now)
             cluster.mirror.on_news(news, now=now)
+        return True
+
+    def take_question(self, body: Mapping[str, Any]) -> bool:
+        """A worker asks `{"data?": WORKER, "cluster": SLOT}`; false when that makes no sense."""
+        worker, slot = body.get("data?"), body.get("cluster")
+        if type(worker) is not int or type(slot) is not int:
+            return False
+        mirror = self.mirror(slot)
+        if mirror is not None:
+            self._rounds.send(worker, messages(slot, mirror.news()))
         return True
 
     def cost_of_losing(self, endpoint_slot: int) -> float:

@@ -3,7 +3,9 @@
     {"data": CLUSTER, "news": [[POINT, ENDPOINT, SIZE], …]}
 
 CLUSTER and ENDPOINT are slots of the scoreboard, POINT is the key's (`hashring.key_point`), and SIZE its bytes: 0 = not
-known, `GONE` = it is not there, `LOST` = nothing is there any more, whatever the point.
+known, `GONE` = it is not there, `LOST` = nothing is there any more, whatever the point. Control may add `"given": 1`
+when endpoints gave the sizes, and `"reports": [[ENDPOINT, SLOTS, CACHE_BYTES], …]`, what they say of themselves (0 =
+nothing).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +47,7 @@ def _is_news(one: Any) -> bool:
     )
 
 
-def messages(cluster: int, news: Iterator[News]) -> Iterator[dict[str, Any]]:
-    """Messages with all of `news`, each made when it is asked for."""
+def messages(cluster: int, news: Iterator[News], *, is_given: bool = False) -> Iterator[dict[str, Any]]:
+    """Messages with all of `news`, each made when it is asked for; `is_given` = endpoints gave the sizes."""
     while some := list(islice(news, NEWS_AT_ONCE)):
-        yield {"data": cluster, "news": some}
+        yield {"data": cluster, "news": some, **({"given": 1} if is_given else {})}

@@ -64,7 +64,9 @@ class DataKey:
 class Holdings:
     """What one endpoint holds."""
 
-    __slots__ = ("_ghosts", "_is_learned", "_misses", "_sure_bytes", "capacity_bytes", "held_bytes", "kept")
+    __slots__ = (
+        "_ghosts", "_is_learned", "_misses", "_sure_bytes", "capacity_bytes", "held_bytes", "kept", "losses",
+    )  # fmt: skip
 
     def __init__(self, capacity_bytes: float = 0.0) -> None:
         """`capacity_bytes` is the size of its cache; 0 = to be learned."""
@@ -77,6 +79,8 @@ class Holdings:
         """Size of the cache before the misses that are in a row."""
         self.capacity_bytes = 0.0
         """0 = no end of it is known."""
+        self.losses = 0
+        """How often it was found to be lost."""
         self._is_learned = True
         self.limit(capacity_bytes)
 
@@ -92,6 +96,12 @@ class Holdings:
         elif not self._is_learned:
             self._is_learned = True
             self.capacity_bytes = self._sure_bytes = 0.0
+
+    def expect(self, capacity_bytes: float) -> None:
+        """Begin with what somebody else learned of the cache's size; 0 = nothing."""
+        if self._is_learned and not self.capacity_bytes:
+            self.capacity_bytes = self._sure_bytes = capacity_bytes
+            self.trim()
 
     def would_evict(self, size_bytes: float) -> bool:
         """Whether so many bytes more would push others out."""
@@ -127,6 +137,14 @@ class Holdings:
         self._ghosts.clear()
         self.held_bytes = 0.0
 
+    def lose(self) -> None:
+        """The cache was lost: nothing is there, and what was missed says nothing of its size."""
+        if self._misses:
+            self.capacity_bytes = self._sure_bytes
+        self._misses = 0
+        self.losses += 1
+        self.forget()
+
     def on_arrived(self, key: DataKey) -> None:
         """The request that brought it was answered."""
         if key in self.kept:
@@ -144,10 +162,8 @@ class Holdings:
         if self._misses == 1:
             self._sure_bytes = self.capacity_bytes
         elif self._misses >= LOST_AFTER:
-            self._misses = 0
             there_at = self.kept.get(key)
-            self.forget()
-            self.capacity_bytes = self._sure_bytes
+            self.lose()
             # One that is not listed any more may be none of the cluster's keys any more either.
             if there_at is not None:
                 self.touch(key, there_at)

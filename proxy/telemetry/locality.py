@@ -3,14 +3,8 @@
 from dataclasses import dataclass
 
 from proxy import scoreboard as sb
-from proxy.policy.balancer import balancer
 from proxy.scoreboard import Scoreboard
 from proxy.snapshot import ClusterSpec
-
-
-def is_counted(spec: ClusterSpec) -> bool:
-    """Whether where data are counts in the cluster: for its balancer, or to compare that with its shadow."""
-    return balancer(spec.balancer).sees_data or bool(spec.shadow)
 
 
 @dataclass(frozen=True, slots=True)

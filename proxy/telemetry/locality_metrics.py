@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 
+from proxy.policy.balancer import goes_by_data
 from proxy.policy.ignored import Ignored
 from proxy.scoreboard import K_IGNORED, Scoreboard
 from proxy.snapshot import ClusterSpec, Snapshot
 from proxy.telemetry.locality import (
     ClusterDataReading,
     EndpointDataReading,
-    is_counted,
     read_cluster_data,
     read_endpoint_data,
 )
@@ -101,7 +101,7 @@ _SHADOW_COUNTERS: tuple[tuple[str, str, Callable[[ClusterDataReading], float]], 
 def locality_families(board: Scoreboard, snapshot: Snapshot | None) -> Iterator[Metric]:
     """The families of `snapshot`'s clusters."""
     clusters = snapshot.clusters if snapshot else ()
-    counted = [cluster for cluster in clusters if is_counted(cluster)]
+    counted = [cluster for cluster in clusters if goes_by_data(cluster)]
     yield from _endpoint_families(board, counted)
     readings = [((cluster.name,), read_cluster_data(board, cluster)) for cluster in counted]
     for name, text, gauge_value in _CLUSTER_GAUGES:

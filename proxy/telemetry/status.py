@@ -11,10 +11,11 @@ from typing import Any
 
 import proxy
 from proxy.listener_counts import connections_of
+from proxy.policy.balancer import goes_by_data
 from proxy.policy.standing import Standing
 from proxy.scoreboard import P_PID, P_REEXECS, P_STARTED_MS, P_WANTED_WORKERS, Scoreboard
 from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
-from proxy.telemetry.locality import is_counted, read_cluster_data, read_endpoint_data
+from proxy.telemetry.locality import read_cluster_data, read_endpoint_data
 from proxy.telemetry.processes import (
     ProcessReading,
     State,
@@ -193,7 +194,7 @@ def _cluster_summary(
         "usable_endpoints": sum(each.is_usable for each in standings),
         "panic": in_panic(cluster, standings),
         **_queue(read_cluster(view.board, cluster)),
-        "locality": _cluster_locality(view, cluster) if is_counted(cluster) else None,
+        "locality": _cluster_locality(view, cluster) if goes_by_data(cluster) else None,
         **_traffic(reading),
     }
 
@@ -278,7 +279,7 @@ def _endpoint(
         "weight": spec.weight,
         "max_connections": spec.max_connections or None,
         **_standing(view, spec, reading),
-        "locality": _endpoint_locality(view, spec) if is_counted(cluster) else None,
+        "locality": _endpoint_locality(view, spec) if goes_by_data(cluster) else None,
         **_traffic(read_endpoints(view.board, [spec.slot])),
     }
 

@@ -356,3 +356,38 @@ def test_a_look_changes_nothing():
     residency.find(1)
     residency.key(3)
     assert [key.point for key in residency] == [2, 3]
+
+
+# ---------------------------------------------------------------------- what others learned
+
+
+def test_a_size_that_others_learned():
+    residency, holdings, keys = filled([10, 10, 10])
+    holdings.expect(0.0)
+    assert holdings.capacity_bytes == 0.0
+    holdings.expect(25.0)
+    assert points(holdings) == [1, 2] and holdings.capacity_bytes == 25.0
+    # What it knows by itself counts more; and it goes on learning.
+    holdings.expect(5.0)
+    assert holdings.capacity_bytes == 25.0
+    holdings.on_hit(keys[0], had_left=True)
+    assert holdings.capacity_bytes == 25.0 + GROW * 10
+    given = Holdings(50.0)
+    given.expect(10.0)
+    assert given.capacity_bytes == 50.0
+
+
+def test_others_found_it_lost():
+    residency, holdings, keys = filled([10] * 5, capacity_bytes=0.0)
+    holdings.expect(100.0)
+    holdings.on_miss(keys[0])
+    holdings.on_miss(keys[1])
+    assert holdings.capacity_bytes == 100.0 - 2 * SHRINK * 10
+    holdings.lose()
+    assert points(holdings) == [] and holdings.capacity_bytes == 100.0 and holdings.losses == 1
+    agree(residency, holdings)
+    # The misses until then do not count for the next loss.
+    for key in keys[: LOST_AFTER - 1]:
+        holdings.touch(key, 0.0)
+        holdings.on_miss(key)
+    assert holdings.losses == 1

@@ -99,11 +99,13 @@ class _Posts:
     def to_control(self, body):
         self._world.reported.append(body)
         self._world.on_report()
+        return True
 
     def to_worker(self, slot, body):
         fleet = self._world.fleets.get(slot)
         if fleet is not None:
-            self._world.soon(lambda: fleet.on_free(body))
+            self._world.soon(lambda: fleet.on_free(body) if "free" in body else fleet.on_news(body))
+        return True
 
 
 class Fleet:
@@ -138,3 +140,8 @@ class Fleet:
         for one in self.clusters.values():
             if one.spec.slot == body["free"]:
                 one.on_free(body.get("from", -1), body.get("permit"), now=self.world.now)
+
+    def on_news(self, body):
+        for one in self.clusters.values():
+            if one.spec.slot == body["data"]:
+                one.data.on_news(body["news"], "given" in body)
