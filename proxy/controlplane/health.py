@@ -8,20 +8,18 @@ marks, so that nobody who is well is taken out because somebody new asks.
 
 import asyncio
 import random
-import ssl
 from collections.abc import Callable, Mapping
 
 from proxy.clock import Clock
 from proxy.config.resilience import health_params
 from proxy.config.resilience_schema import HealthCheck
+from proxy.controlplane.asking import Contexts
 from proxy.controlplane.events import EventLog, EventType
 from proxy.controlplane.probes import Probe, Verdict
 from proxy.controlplane.standings import Member, Standings
 from proxy.policy.health import Health, HealthParams, HealthState
 from proxy.scoreboard import X_CHECKS, X_CHECKS_FAILED
-from proxy.snapshot import ClusterTlsSpec
 from proxy.tasks import spawn
-from proxy.tls import client_context
 
 AT_ONCE = 256
 """Checks under way together: a fleet that hangs is through in a few timeouts, and descriptors stay for the rest."""
@@ -57,7 +55,7 @@ class HealthProber:
         self._rng = rng
         self._on_up = on_up
         self._checked: dict[str, _Checked] = {}
-        self._contexts: dict[ClusterTlsSpec, ssl.SSLContext] = {}
+        self._contexts = Contexts()
         self._room = asyncio.Semaphore(AT_ONCE)
 
     def __repr__(self) -> str:
@@ -77,8 +75,7 @@ class HealthProber:
             if endpoint_id not in kept and checked.task is not None:
                 checked.task.cancel()
         self._checked = kept
-        used = {checked.probe.tls for checked in kept.values()}
-        self._contexts = {spec: context for spec, context in self._contexts.items() if spec in used}
+        self._contexts.keep([checked.probe.tls for checked in kept.values()])
 
     def stop(self) -> None:
         """Check no more."""
@@ -113,7 +110,7 @@ class HealthProber:
             if pause_s > 0:
                 await self._clock.sleep(pause_s)
             async with self._room:
-                verdict = await checked.probe.run(self._context(checked.probe.tls))
+                verdict = await checked.probe.run(self._contexts.of(checked.probe.tls))
             self._on_verdict(member, checked.health, verdict)
 
     def _on_verdict(self, member: Member, health: Health, verdict: Verdict) -> None:
@@ -138,11 +135,3 @@ class HealthProber:
             self._events.tell(EventType.HEALTH_UP, member.spec.id, "its checks pass")
         else:
             self._events.tell(EventType.HEALTH_DOWN, member.spec.id, f"its checks fail: {verdict.failure}")
-
-    def _context(self, spec: ClusterTlsSpec | None) -> ssl.SSLContext | None:
-        if spec is None:
-            return None
-        context = self._contexts.get(spec)
-        if context is None:
-            context = self._contexts[spec] = client_context(spec)
-        return context
