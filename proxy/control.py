@@ -121,7 +121,7 @@ class Control:
         self._counts = SourceCounts(board)
         self.events = EventLog(clock)
         """What happened to endpoints, listeners and the configuration."""
-        self.residencies = Residencies(board, self._posts, clock)
+        self.residencies = Residencies(board, self._posts, clock=clock, rng=rng)
         """Who holds which data, and what would be lost with it."""
         known, takers = rows.endpoints if rows else (), self.residencies.takers
         self._resilience = Resilience(

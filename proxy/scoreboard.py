@@ -134,6 +134,9 @@ X_OPENINGS = 5
 X_EJECTIONS = 6
 X_CHECKS = 7
 X_CHECKS_FAILED = 8
+X_RESIDENCY_ASKED = 9
+"""Questions what data it holds."""
+X_RESIDENCY_FAILED = 10
 STANDING_WORDS = 16
 
 # Words of a worker's own row. Gauges first.

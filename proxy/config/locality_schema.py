@@ -167,7 +167,10 @@ class RouteLocality(Section):
 
 
 class Residency(Section):
-    """Endpoints are asked which data they hold, by a GET."""
+    """Endpoints are asked which data they hold, by a GET that is answered with 200 and at most 16 MiB of JSON:
+    `{"resident": [{"key": "customers", "bytes": 1048576}, "orders"], "complete": true, "slots": 4, "cache_bytes": N}`.
+    All but `resident` may be left out, and `resident` alone, a list, is an answer too. Of what is not in a list that
+    says nothing of `complete`, or true, the endpoint is believed to hold nothing."""
 
     path: PlainPath
     """What is asked for, such as /residency. Required."""

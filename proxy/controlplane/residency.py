@@ -1,21 +1,32 @@
 """What control remembers of who holds which data, from what workers tell.
 
 Control is no part of what they tell each other: it listens, so that what was learned outlives the workers that did,
-and so that whoever takes endpoints away knows what goes with them. A worker that begins asks for it.
+and so that whoever takes endpoints away knows what goes with them. A worker that begins asks for it. Where endpoints
+can be asked what they hold, control asks them, and tells all workers what it did not know.
 """
 
-from collections.abc import Mapping
+import random
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from proxy.clock import Clock
 from proxy.controlplane.mail import Taker
+from proxy.controlplane.residency_list import ResidencyList
+from proxy.controlplane.residency_polls import ResidencyPolls
 from proxy.controlplane.rounds import Rounds
 from proxy.mailbox import Posts
 from proxy.policy.balancer import goes_by_data
+from proxy.policy.locality import LocalityParams
 from proxy.policy.mirror import Mirror
 from proxy.policy.news import messages, parse_news
 from proxy.scoreboard import E_CACHE_BYTES, Scoreboard
-from proxy.snapshot import ClusterSpec, Snapshot
+from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
+
+Report = tuple[int, int, int]
+"""Slot of an endpoint, requests that it works on at once, bytes of its cache; 0 = it does not say."""
+
+NO_REPORT = (0, 0)
 
 CACHES_S = 1.0
 """Seconds between two looks at how large workers believe the caches of a cluster's endpoints to be."""
@@ -24,11 +35,12 @@ CACHES_S = 1.0
 class Residencies:
     """Of all clusters that go by data."""
 
-    def __init__(self, board: Scoreboard, posts: Posts, clock: Clock) -> None:
+    def __init__(self, board: Scoreboard, posts: Posts, *, clock: Clock, rng: random.Random) -> None:
         """`posts` are the workers'."""
         self._board = board
         self._clock = clock
         self._rounds = Rounds(board, posts, clock)
+        self._polls = ResidencyPolls(board, self.on_list, clock=clock, rng=rng)
         self._clusters: dict[int, _Cluster] = {}
         """By slot."""
         self.takers: Mapping[str, Taker] = {"data": self.take, "data?": self.take_question}
@@ -52,9 +64,11 @@ class Residencies:
                     cluster = _Cluster(spec)
                 cluster.update(spec)
                 self._clusters[spec.slot] = cluster
+        self._polls.update(snapshot)
 
     def stop(self) -> None:
         """Tell nobody anything any more. Idempotent."""
+        self._polls.stop()
         self._rounds.stop()
 
     def take(self, body: Mapping[str, Any]) -> bool:
@@ -75,10 +89,22 @@ class Residencies:
         worker, slot = body.get("data?"), body.get("cluster")
         if type(worker) is not int or type(slot) is not int:
             return False
-        mirror = self.mirror(slot)
-        if mirror is not None:
-            self._rounds.send(worker, messages(slot, mirror.news()))
+        cluster = self._clusters.get(slot)
+        if cluster is not None:
+            told = messages(slot, cluster.mirror.news())
+            self._rounds.send(worker, chain(_told(slot, cluster.reports()), told))
         return True
+
+    def on_list(self, cluster_slot: int, endpoint_slot: int, said: ResidencyList) -> None:
+        """An endpoint says what it holds: what is new in that is news for all workers."""
+        cluster = self._clusters.get(cluster_slot)
+        if cluster is None:
+            return
+        reports = cluster.on_report(endpoint_slot, said)
+        news = cluster.mirror.on_list(endpoint_slot, said.resident, said.is_complete)
+        for worker in self._rounds.workers():
+            told = messages(cluster_slot, iter(news), is_given=True)
+            self._rounds.send(worker, chain(_told(cluster_slot, reports), told))
 
     def cost_of_losing(self, endpoint_slot: int) -> float:
         """Bytes that would be fetched again if that endpoint went; see `Mirror.cost_of_losing`."""
@@ -89,20 +115,25 @@ class Residencies:
 class _Cluster:
     """One of them."""
 
-    __slots__ = ("_caches", "_look_at", "mirror", "name")
+    __slots__ = ("_endpoints", "_look_at", "mirror", "name")
 
     def __init__(self, spec: ClusterSpec) -> None:
         self.name = spec.name
         self.mirror = Mirror(spec.locality.max_keys)
-        self._caches: dict[int, int] = {}
-        """Bytes, by slot of the endpoint."""
+        self._endpoints: dict[int, _Endpoint] = {}
+        """By slot."""
         self._look_at = 0.0
 
     def update(self, spec: ClusterSpec) -> None:
         """Go on with what a snapshot says."""
-        slots = [endpoint.slot for endpoint in spec.endpoints]
-        self.mirror.update(spec.locality.max_keys, slots)
-        self._caches = {slot: self._caches.get(slot, 0) for slot in slots}
+        last, self._endpoints = self._endpoints, {}
+        for told in spec.endpoints:
+            endpoint = self._endpoints[told.slot] = last.get(told.slot, _Endpoint())
+            if endpoint.told_of != (told, spec.locality):
+                # Workers go by the configuration again, until the endpoint says otherwise.
+                endpoint.told_of = told, spec.locality
+                endpoint.report = NO_REPORT
+        self.mirror.update(spec.locality.max_keys, self._endpoints)
         self._look_at = 0.0
 
     def look(self, board: Scoreboard, *, now: float) -> None:
@@ -112,8 +143,45 @@ class _Cluster:
             return
         self._look_at = now + CACHES_S
         workers = board.live_workers()
-        for slot, last in self._caches.items():
-            size = max([board.endpoint_row(worker, slot)[E_CACHE_BYTES] for worker in workers], default=last)
-            if size != last:
-                self._caches[slot] = size
+        for slot, endpoint in self._endpoints.items():
+            sizes = [board.endpoint_row(worker, slot)[E_CACHE_BYTES] for worker in workers]
+            size = max(sizes, default=endpoint.cache_bytes)
+            if size != endpoint.cache_bytes:
+                endpoint.cache_bytes = size
                 self.mirror.limit(slot, size)
+
+    def on_report(self, slot: int, said: ResidencyList) -> list[Report]:
+        """What workers are to be told of the endpoint in `slot`."""
+        endpoint = self._endpoints.get(slot)
+        report = said.slots, said.cache_bytes
+        if endpoint is None or report in (NO_REPORT, endpoint.report):
+            return []
+        endpoint.report = report
+        if said.cache_bytes:
+            endpoint.cache_bytes = said.cache_bytes
+            self.mirror.limit(slot, said.cache_bytes)
+        return [(slot, *report)]
+
+    def reports(self) -> list[Report]:
+        """What all endpoints last said of themselves."""
+        return [(slot, *one.report) for slot, one in self._endpoints.items() if one.report != NO_REPORT]
+
+
+class _Endpoint:
+    """One of a cluster's."""
+
+    __slots__ = ("cache_bytes", "report", "told_of")
+
+    def __init__(self) -> None:
+        self.told_of: tuple[EndpointSpec, LocalityParams] | None = None
+        """What the configuration last said of it."""
+        self.cache_bytes = 0
+        """As last believed; 0 = no end of it is known."""
+        self.report = NO_REPORT
+        """Slots and bytes of its cache, as it last said itself."""
+
+
+def _told(cluster_slot: int, reports: list[Report]) -> Iterator[dict[str, Any]]:
+    """The message with `reports`, if there are any."""
+    if reports:
+        yield {"data": cluster_slot, "news": [], "reports": reports}

@@ -41,7 +41,7 @@ class World:
     def __init__(self):
         self.board = Scoreboard(workers=3, endpoints=8, clusters=4)
         self.clock = Clock()
-        self.residencies = Residencies(self.board, self, self.clock)
+        self.residencies = Residencies(self.board, self, clock=self.clock, rng=random.Random(1))
         for worker in range(3):
             self.board.worker_row(worker)[W_HEARTBEAT_MS] = 1
 

@@ -116,3 +116,32 @@ def test_a_new_worker_knows_what_the_dead_one_learned(
             assert {ask(client, key) for key in KEYS} == {holder}
     assert sum(service.misses for service in services) == 1
     daemon.stop()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_endpoints_say_when_asked(
+    start_daemon: StartDaemon, services: list[DataService], workers: int
+) -> None:
+    """All workers send requests to whoever lists the data, and stop when it does not any more."""
+    holder = services[1]
+    holder.holds = set(KEYS)
+    for service in services:
+        listed = [{"key": key, "bytes": 100_000_000} for key in KEYS] if service is holder else []
+        service.residency = {"resident": listed, "slots": 2, "cache_bytes": 10**12}
+    residency = {"path": "/residency", "interval": "1s"}
+    daemon = start_daemon(config(services, workers, residency=residency))
+    wait_for(lambda: min(known(daemon).values()) == len(KEYS), "all workers to know")
+    for pid in daemon.workers().values():
+        with connect_to(daemon, pid) as client:
+            assert {ask(client, key) for key in KEYS} == {holder.name}
+    holder.holds = set()
+    holder.residency = []
+    polls = holder.polls
+    wait_for(lambda: holder.polls > polls + 1, "the endpoint to be asked again")
+    with Client(daemon.address()) as client:
+
+        def is_shared() -> bool:
+            return len({ask(client, key) for key in KEYS}) > 1
+
+        wait_for(is_shared, "others to be asked too")
+    daemon.stop()
