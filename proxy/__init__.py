@@ -10,6 +10,7 @@ Map of the package, from the pure core outwards; imports point from the bottom o
     mailbox listening       messages with descriptors between processes; listening sockets
     permits                 permits and trials of endpoints, exact over all workers by kernel locks
     children systemd        child processes; what a service manager wants to hear
+    inquiry                 what control asks workers to explain, and their answers, as messages
     key_function            a site's own functions that find data keys, by name
     snapshot_codec          snapshots as bytes
     handover                what a parent hands to the program that takes its place
@@ -21,6 +22,7 @@ Map of the package, from the pure core outwards; imports point from the bottom o
     standings trials        which endpoints are usable; single requests to those whose circuit is open
     waiting                 the queue of a cluster over all workers
     cluster table           mutable state of a worker: who gets a request; compiled routes
+    explanation             a worker's answer to where a request would go, and why
     dataplane/              the request path: protocol callbacks around one state machine per exchange
     controlplane/           names, certificates, health, circuits, ejections: what becomes of endpoints, and events
     admin/                  the admin API and its client

@@ -179,6 +179,38 @@ def status(admin: AdminUrl = DEFAULT_ADMIN, as_json: AsJson = False, token: Admi
 
 
 @app.command()
+def explain(
+    cluster: Annotated[str, typer.Option("--cluster", metavar="C", help="The cluster's name.")],
+    data_key: Annotated[
+        list[str] | None,
+        typer.Option("--data-key", metavar="K", help="Data that the request needs; may be given again."),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="SIZE", help="Of all its data, as 10MiB; else as learned.")
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tag", metavar="TAG", help="Wished for, or required, as the route says; again for more."
+        ),
+    ] = None,
+    processing_type: Annotated[
+        str, typer.Option("--type", metavar="TYPE", help="The request's processing type.")
+    ] = "",
+    admin: AdminUrl = DEFAULT_ADMIN,
+    as_json: AsJson = False,
+    token: AdminToken = None,
+) -> None:
+    """Say which endpoint of a cluster a request would go to now, and why: every endpoint with what the request would
+    meet there, in seconds. Nothing is sent, and nothing changes."""
+    from proxy.admin.explain_client import ask_explain
+
+    asked = [("data_key", key) for key in data_key or ()] + [("tag", each) for each in tag or ()]
+    asked += [(name, value) for name, value in (("size", size), ("type", processing_type)) if value]
+    raise typer.Exit(ask_explain(admin, token, as_json, [("cluster", cluster), *asked]))
+
+
+@app.command()
 def reload(admin: AdminUrl = DEFAULT_ADMIN, as_json: AsJson = False, token: AdminToken = None) -> None:
     """Have a running proxy read its configuration again, and say what changed.
 

@@ -181,6 +181,13 @@ class Cluster:
 
     # ------------------------------------------------------------------ picks
 
+    def eligible(self, *, now: float) -> tuple[Endpoint, ...]:
+        """Who may have a request now, slow start aside; pictures of the endpoints are brought up to date as for a pick.
+        Of a cluster in which data count."""
+        self._look(now)
+        self._refresh(now)
+        return tuple([one for one in self._standings.view.usable if _has_room(one)])
+
     def acquire(
         self, facts: RequestFacts, *, now: float, failed: Collection[str] = (), may_try: bool = True
     ) -> Lease:

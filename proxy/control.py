@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import uvloop
 
@@ -29,7 +29,8 @@ from proxy.controlplane.cores import auto_workers
 from proxy.controlplane.counts import SourceCounts
 from proxy.controlplane.drains import DrainReport, check_listener, find_endpoints, without_listeners
 from proxy.controlplane.events import EventLog, EventType
-from proxy.controlplane.parent_link import ParentGone, ParentLink
+from proxy.controlplane.explaining import Explainer, Question
+from proxy.controlplane.parent_link import ParentGone, ParentLink, Publisher
 from proxy.controlplane.reloading import ReloadOutcome, ReloadReport
 from proxy.controlplane.residency import Residencies
 from proxy.controlplane.resilience import Resilience
@@ -72,15 +73,6 @@ EXIT_FAILED = 1
 EXIT_BAD_CONFIG = 2
 
 
-class Publisher(Protocol):
-    """Hands a snapshot to the workers."""
-
-    async def publish(self, snapshot: Snapshot, workers: int, source: bytes) -> tuple[Address, ...]:
-        """Have it served, and the configuration's text kept. Returns the listeners' actual addresses; raises
-        `ConfigError`, and then the last one is served on."""
-        ...
-
-
 class Control:
     """Runs the control side of one daemon. `previous` is the snapshot that is served already, by whoever was control
     before, and `rows` what it names, also when it cannot be read; `workers` overrides the configuration's number; what
@@ -115,15 +107,17 @@ class Control:
         self._snapshot = previous
         self._addresses: tuple[Address, ...] = ()
         self._sources: Sources | None = None
-        self._posts = posts or Posts(())
         self._slots = held_slots(rows, board)
         self._reaper = SlotReaper(self._slots, board)
         self._counts = SourceCounts(board)
         self.events = EventLog(clock)
         """What happened to endpoints, listeners and the configuration."""
-        self.residencies = Residencies(board, self._posts, clock=clock, rng=rng)
+        posts = posts or Posts(())
+        self._explainer = Explainer(board, posts)
+        self.residencies = Residencies(board, posts, clock=clock, rng=rng)
         """Who holds which data, and what would be lost with it."""
-        known, takers = rows.endpoints if rows else (), self.residencies.takers
+        known = rows.endpoints if rows else ()
+        takers = {**self.residencies.takers, "explained": self._explainer.take}
         self._resilience = Resilience(
             board, self.events, clock=clock, rng=rng, known=known, mailbox=mailbox, takers=takers
         )
@@ -373,6 +367,10 @@ class Control:
             kind = EventType.DRAINED if is_drained else EventType.UNDRAINED
             self.events.tell(kind, f"listener {name}", "by an operator")
             return DrainReport((name,), (name,), is_drained, is_pending=not await self._is_applied())
+
+    async def explain(self, question: Question) -> dict[str, Any]:
+        """Where such a request would go, and why. Raises `UnknownTarget`, `BadQuestion` and `NoAnswer`."""
+        return await self._explainer.explain(self._view(), question)
 
     # ------------------------------------------------------------------ upkeep
 

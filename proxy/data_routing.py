@@ -19,7 +19,7 @@ from proxy.endpoint import Endpoint
 from proxy.model import RequestFacts
 from proxy.policy.data_reply import DataReply
 from proxy.policy.hashring import HashRing, key_point
-from proxy.policy.locality import Forecast, Locality
+from proxy.policy.locality import Locality
 from proxy.policy.news import GONE, LOST, News
 from proxy.policy.picker import Picker
 from proxy.policy.site import Placement, Site
@@ -280,11 +280,3 @@ class DataRouting:
             endpoint.site.pace.limit(slots)
         if endpoint is not None and cache_bytes:
             endpoint.site.holdings.limit(cache_bytes)
-
-    # ------------------------------------------------------------------ explanations
-
-    def forecasts(
-        self, candidates: Sequence[Endpoint], facts: RequestFacts, *, now: float
-    ) -> list[tuple[Endpoint, Forecast]]:
-        """Every candidate with what the request would meet there."""
-        return [(one, self.locality.forecast(one, facts, now=now)) for one in candidates]

@@ -31,6 +31,8 @@ from proxy.dataplane.key_functions import KeyFunctions, find_functions
 from proxy.dataplane.listener import ConnectionCap, Listener
 from proxy.dataplane.plane import Plane
 from proxy.dataplane.tls import TlsContexts
+from proxy.explanation import explained
+from proxy.inquiry import parse_inquiry
 from proxy.key_function import BadFunction, KeyFunction
 from proxy.mailbox import Channel, Message, Posts, posts_from, unsealed
 from proxy.permits import WorkerLocks
@@ -212,6 +214,18 @@ class Worker:
                     for report in body.get("reports", ()):
                         cluster.data.on_report(*report)
 
+    def on_inquiry(self, body: Mapping[str, Any]) -> None:
+        """Control asks where a request would go. It gets no answer when that is nothing this worker knows."""
+        inquiry = parse_inquiry(body)
+        if self._plane is None or inquiry is None:
+            return
+        for cluster in self._plane.table.clusters.values():
+            if cluster.spec.slot == inquiry.cluster:
+                now = self._clock.monotonic()
+                answer = explained(cluster, inquiry, worker=self._number, now=now)
+                if answer is not None:
+                    self._surroundings.posts.to_control(answer)
+
     def reopen_log(self) -> None:
         """Open the access log's file again, after it was renamed."""
         if self._plane is not None:
@@ -295,6 +309,8 @@ class _Process:
             self._worker.on_free(message.body)
         elif "news" in message.body:
             self._worker.on_news(message.body)
+        elif "explain" in message.body:
+            self._worker.on_inquiry(message.body)
         else:
             message.close()  # of another version
 

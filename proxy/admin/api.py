@@ -22,6 +22,7 @@ from proxy.admin.listener import bound_socket, remove_socket
 from proxy.admin.streams import EventStreams
 from proxy.controlplane.drains import UnknownTarget
 from proxy.controlplane.events import EventLog
+from proxy.controlplane.explaining import BadQuestion, NoAnswer, Question
 from proxy.errors import ConfigError
 from proxy.model import Address, TcpAddress, UnixAddress
 from proxy.telemetry.metrics import MetricsPage
@@ -61,6 +62,7 @@ _ERROR_NAMES = {
     421: "misdirected",
     500: "internal",
     503: "unavailable",
+    504: "timeout",
 }
 
 
@@ -95,6 +97,10 @@ class Commands(Protocol):
 
     async def set_listener_drained(self, name: str, is_drained: bool) -> Report:
         """Drain a listener, or end that. Raises `UnknownTarget`, and `ConfigError` when it cannot be opened."""
+        ...
+
+    async def explain(self, question: Question) -> dict[str, Any]:
+        """Where a request would go. Raises `UnknownTarget`, `BadQuestion` and `NoAnswer`."""
         ...
 
 
@@ -181,6 +187,7 @@ class AdminServer:
         app.router.add_post("/api/v1/listeners/{name}/{action:drain|undrain}", self._drain_listener)
         app.router.add_get("/api/v1/events", self._streams.serve)
         app.router.add_get("/api/v1/status", self._status)
+        app.router.add_get("/api/v1/explain", self._explain)
         app.router.add_get("/api/v1/clusters", self._clusters)
         app.router.add_get("/api/v1/clusters/{name}", self._cluster)
         return app
@@ -249,6 +256,25 @@ class AdminServer:
             return _error(404, str(error))
         except ConfigError as error:
             return _error(409, str(error))
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        """Where a request would go, and why. 504 when no worker answers."""
+        query = request.query
+        question = Question(
+            query.get("cluster", ""),
+            query.getall("data_key", []),
+            query.get("size"),
+            query.getall("tag", []),
+            query.get("type", ""),
+        )
+        try:
+            return _json(await self._commands.explain(question))
+        except UnknownTarget as error:
+            return _error(404, str(error))
+        except BadQuestion as error:
+            return _error(400, str(error))
+        except NoAnswer as error:
+            return _error(504, str(error))
 
     async def _status(self, _: web.Request) -> web.Response:
         return _json(status_document(self._view()))

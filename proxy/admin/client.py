@@ -51,7 +51,7 @@ class AdminRefused(AdminUnreachable):
 
 
 # Answers to what was asked for, rather than to who asks.
-_REFUSALS = frozenset({404, 409})
+_REFUSALS = frozenset({400, 404, 409, 504})
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,7 @@ _NAME_COLUMNS = 3
 def render_tables(status: Document, out: TextIO) -> str:
     """For a terminal, as wide and as colourful as `out` is. Names are taken literally, not as markup."""
     console = Console(file=out)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, name in enumerate(ENDPOINT_COLUMNS):
-        table.add_column(name, justify="left" if index < _NAME_COLUMNS else "right", overflow="fold")
-    for row in endpoint_rows(status):
-        table.add_row(*(Text(cell) for cell in row))
+    table = rich_table(ENDPOINT_COLUMNS, endpoint_rows(status), _NAME_COLUMNS)
     first, *rest = summary_lines(status)
     head = Text(first, style=_STATE_STYLES.get(status["state"], "bold"))
     with console.capture() as capture:
@@ -38,16 +34,32 @@ def render_tables(status: Document, out: TextIO) -> str:
 
 def render_plain(status: Document) -> str:
     """For other programs and files: no colour, no lines, one endpoint a line."""
-    rows = [ENDPOINT_COLUMNS, *endpoint_rows(status)]
-    widths = [max(len(row[index]) for row in rows) for index in range(len(ENDPOINT_COLUMNS))]
-    lines = [*summary_lines(status), ""]
+    lines = [*summary_lines(status), "", *plain_table(ENDPOINT_COLUMNS, endpoint_rows(status), _NAME_COLUMNS)]
+    return "\n".join(lines) + "\n"
+
+
+def rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> Table:
+    """A table for a terminal; the first columns, `words` of them, are no numbers."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index < words else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> list[str]:
+    """The same as lines of aligned text."""
+    rows = [columns, *rows]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(columns))]
+    lines = []
     for row in rows:
         cells = [
-            cell.ljust(width) if index < _NAME_COLUMNS else cell.rjust(width)
+            cell.ljust(width) if index < words else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def summary_lines(status: Document) -> list[str]:

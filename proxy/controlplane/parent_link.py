@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from proxy.errors import ConfigError
 from proxy.listening import decode_address, encode_address
@@ -18,6 +18,15 @@ _ANSWER_S = 5.0
 
 class ParentGone(Exception):
     """The parent does not answer; control has nothing left to do."""
+
+
+class Publisher(Protocol):
+    """Hands a snapshot to the workers."""
+
+    async def publish(self, snapshot: Snapshot, workers: int, source: bytes) -> tuple[Address, ...]:
+        """Have it served, and the configuration's text kept. Returns the listeners' actual addresses; raises
+        `ConfigError`, and then the last one is served on."""
+        ...
 
 
 class ParentLink:

@@ -95,6 +95,17 @@ class Forecast:
         """Until the answer."""
         return self.terms.wait_s + self.terms.transfer_s + self.terms.service_s
 
+    @property
+    def failures_s(self) -> float:
+        """What recent failures add to the score."""
+        seconds = sum(self.terms)
+        return seconds / self.success - seconds + (1.0 - self.success) * FAILURE_S
+
+    @property
+    def distance_s(self) -> float:
+        """What its zone and the tags that it lacks add."""
+        return self.penalty_s - (1.0 - self.success) * FAILURE_S
+
     def score_s(self, is_trusted: bool = True) -> float:
         """What is compared: the least is chosen. Without trust in what is foretold of data they do not count."""
         wait, transfer, crowding, eviction, service = self.terms
@@ -216,15 +227,41 @@ class Locality(Generic[C]):
         return best
 
     def forecast(self, candidate: C, facts: RequestFacts, *, now: float) -> Forecast:
-        """What the request would meet there: what `choose` compares, in parts."""
+        """What the request would meet there: what `choose` compares, in parts. Changes nothing; a key that nobody knows
+        stays unknown."""
         site = candidate.site
         success = site.success(now)
         return Forecast(
-            self._terms(candidate, self.keys(facts), facts.work_class, now),
+            self._terms(candidate, self._seen(facts, site.holdings), facts.work_class, now),
             success,
             site.distance_s + _distance_s(facts, site) + (1.0 - success) * FAILURE_S,
             candidate.in_flight > self._most + site.pace.slots,
         )
+
+    def _seen(self, facts: RequestFacts, holdings: Holdings) -> list[DataKey]:
+        """The keys of a request as `keys` would leave them, for whoever has `holdings`; of what it does not hold only
+        the size counts, so that a copy can have it."""
+        seen = []
+        for name in facts.data_keys:
+            point = key_point(name)
+            known = self.residency.find(point)
+            if known is None or known not in holdings.kept:
+                known = self.key_as_seen(point, facts)
+            seen.append(known)
+        return seen
+
+    def key_as_seen(self, point: int, facts: RequestFacts) -> DataKey:
+        """What would be known of a key after a request with `facts`: a copy that nobody holds."""
+        known = self.residency.find(point)
+        key = DataKey(point)
+        key.samples = known.samples if known is not None else 0
+        key.size_bytes = known.size_bytes if known is not None else 0.0
+        key.is_given = known is not None and known.is_given
+        if not key.is_given and point in self._sizes:
+            key.size_bytes, key.is_given = self._sizes[point], True
+        if facts.size_bytes and (len(facts.data_keys) == 1 or not key.is_given):
+            key.size_bytes, key.is_given = facts.size_bytes / len(facts.data_keys), True
+        return key
 
     def keys(self, facts: RequestFacts) -> Sequence[DataKey]:
         """The keys of a request; what it says of their sizes is taken in."""
@@ -313,13 +350,21 @@ class Locality(Generic[C]):
     def _owners(self, key: DataKey) -> tuple[int, ...]:
         """The first on the ring, remembered as long as it is the same."""
         key.ring_number = self._ring_number
+        key.owners = self._first_on_ring(key.point)
+        return key.owners
+
+    def _first_on_ring(self, point: int) -> tuple[int, ...]:
         found: dict[int, None] = {}
-        for position in self._ring.owners(key.point) if self._ring is not None else ():
+        for position in self._ring.owners(point) if self._ring is not None else ():
             found[position] = None
             if len(found) == OWNERS_KEPT:
                 break
-        key.owners = tuple(found)
-        return key.owners
+        return tuple(found)
+
+    def owners(self, name: bytes, candidates: Sequence[C]) -> list[C]:
+        """The first of `candidates` on the ring for the key `name`: those that a request for it looks at."""
+        owners = [self._members[position] for position in self._first_on_ring(key_point(name))]
+        return [owner for owner in owners if owner in candidates][:OWNERS]
 
     def _meet(self, candidates: Sequence[C]) -> None:
         """Remember who is there."""

@@ -18,6 +18,7 @@ from proxy.clock import SystemClock
 from proxy.config.faults import Fault
 from proxy.controlplane.drains import DrainReport, UnknownTarget
 from proxy.controlplane.events import EventLog, EventType
+from proxy.controlplane.explaining import BadQuestion, NoAnswer, Question
 from proxy.controlplane.reloading import ReloadOutcome, ReloadReport
 from proxy.errors import ConfigError
 from proxy.model import TcpAddress, UnixAddress
@@ -62,6 +63,16 @@ class Daemon:
         if name == "taken":
             raise ConfigError("listeners[0].bind", "127.0.0.1:80", "an address that can be bound")
         return self.set_drained(name, is_drained)
+
+    async def explain(self, question):
+        self.asked = question
+        if question.cluster == "none":
+            raise UnknownTarget("there is no cluster 'none'")
+        if question.size == "much":
+            raise BadQuestion("size", "it is not a size")
+        if question.cluster == "stuck":
+            raise NoAnswer([0, 2])
+        return {"cluster": question.cluster}
 
     def view(self):
         if self.fails:
@@ -439,5 +450,28 @@ def test_a_silent_stream_says_that_it_lives(run, monkeypatch):
             assert await reader.readuntil(b":\n\n")
             writer.close()
             await writer.wait_closed()
+
+    run(main)
+
+
+def test_explain(run):
+    async def main():
+        daemon = Daemon()
+        async with serving(daemon) as client:
+            asked = "cluster=etl&data_key=a%20b&data_key=c%2Fd&size=10MiB&tag=x&tag=y&type=join"
+            assert (await client.get(f"/api/v1/explain?{asked}")).json == {"cluster": "etl"}
+            assert daemon.asked == Question("etl", ["a b", "c/d"], "10MiB", ["x", "y"], "join")
+            assert (await client.get("/api/v1/explain?cluster=etl")).status == 200
+            assert daemon.asked == Question("etl", [], None, [], "")
+            for query, status, error in (
+                ("cluster=none", 404, "not_found"),
+                ("cluster=etl&size=much", 400, "bad_request"),
+                ("cluster=stuck", 504, "timeout"),
+            ):
+                reply = await client.get(f"/api/v1/explain?{query}")
+                assert (reply.status, reply.json["error"]) == (status, error)
+            assert reply.json["message"] == "no answer within 1 s each from worker 0, 2"
+        async with serving(daemon, TcpAddress("0.0.0.0", 0), token="t" * 16) as client:
+            assert (await client.get("/api/v1/explain?cluster=etl")).status == 401
 
     run(main)
