@@ -294,3 +294,11 @@ def test_types(value, word):
 def test_what_else_pickers_go_by_is_passed_on():
     facts, _ = found(DataSpec(keys=(HEADER,)), Request(**header(b"k")), hash_key=b"h", affinity=b"a")
     assert facts == RequestFacts(data_keys=(b"k",), hash_key=b"h", affinity=b"a")
+
+
+@pytest.mark.parametrize(
+    "value", [b"sales", b"a b", b"a,b", b"k" * 64, b"k" * 65, b"caf\xc3\xa9", b"", b"\x7f"]
+)
+def test_one_field_alone_says_what_it_says_among_others(value):
+    among = SourceSpec(header="x-other")
+    assert keys(HEADER, **header(value)) == keys(HEADER, among, **header(value))
