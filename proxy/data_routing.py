@@ -22,6 +22,7 @@ from proxy.policy.hashring import HashRing, key_point
 from proxy.policy.locality import Locality
 from proxy.policy.news import GONE, LOST, News
 from proxy.policy.picker import Picker
+from proxy.policy.residency import DataKey
 from proxy.policy.site import Placement, Site
 from proxy.scoreboard import (
     E_CACHE_BYTES,
@@ -58,7 +59,7 @@ class DataRouting:
     """What a cluster needs to send requests where their data are."""
 
     __slots__ = (
-        "_by_slot", "_counted", "_given", "_has_shadow", "_news", "_peers", "_row", "_shadow", "_slots", "locality",
+        "_by_slot", "_counted", "_given", "_has_shadow", "_peers", "_row", "_shadow", "_slots", "locality", "news",
     )  # fmt: skip
 
     def __init__(self, spec: ClusterSpec, surroundings: Surroundings, peers: Peers, row: Row) -> None:
@@ -66,8 +67,8 @@ class DataRouting:
         self._peers = peers
         self._row = row
         self.locality: Locality[Endpoint] = Locality(spec.locality, surroundings.rng)
-        self._news = DataNews(spec.slot, surroundings, peers, row)
-        self._news.ask()
+        self.news = DataNews(spec.slot, surroundings, peers, row)
+        self.news.ask()
         self._by_slot: dict[int, Endpoint] = {}
         self._given: dict[int, tuple[int, int, float]] = {}
         """By endpoint's slot, what the configuration says of it: slots, bytes of its cache, bandwidth."""
@@ -96,7 +97,7 @@ class DataRouting:
             gone.site.holdings.forget()
             del self._given[gone.spec.slot]
         self._by_slot = {member.spec.slot: member for member in members}
-        self._news.endpoints = members
+        self.news.endpoints = members
         self._slots = [member.spec.slot for member in members]
         self._shadow = shadow
         self._has_shadow = bool(spec.shadow)
@@ -173,7 +174,7 @@ class DataRouting:
         for key in placement.keys:
             if key in placement.missing or now >= key.told_at + TOLD_FOR_S:
                 key.told_at = now
-                self._news.tell(key.point, slot, int(key.size_bytes) if key.samples or key.is_given else 0)
+                self.news.tell(key.point, slot, int(key.size_bytes) if key.samples or key.is_given else 0)
         return placement
 
     def on_answer(
@@ -198,17 +199,19 @@ class DataRouting:
         if not placement.keys:
             return
         if endpoint.site.holdings.losses != losses:
-            self._news.tell_lost(endpoint.spec.slot)
+            self.news.tell_lost(endpoint.spec.slot)
         if is_hit:
             endpoint.row[E_DATA_HITS] += 1
-            return
-        endpoint.row[E_DATA_MISSES] += 1
-        endpoint.row[E_DATA_SURPRISES] += not placement.missing
-        endpoint.row[E_DATA_MOVED_BYTES] += int(
-            sum([key.size_bytes for key in placement.missing or placement.keys])
-        )
-        for key in placement.missing or placement.keys:
-            self._news.tell(key.point, endpoint.spec.slot, int(key.size_bytes))
+            news: Sequence[DataKey] = placement.missing
+        else:
+            endpoint.row[E_DATA_MISSES] += 1
+            endpoint.row[E_DATA_SURPRISES] += not placement.missing
+            news = placement.missing or placement.keys
+            endpoint.row[E_DATA_MOVED_BYTES] += int(sum([key.size_bytes for key in news]))
+        for key in news:
+            # The same answer may say that it left already.
+            if key in endpoint.site.holdings.kept:
+                self.news.tell(key.point, endpoint.spec.slot, int(key.size_bytes))
 
     def on_end(self, endpoint: Endpoint, placement: Placement, is_failed: bool, *, now: float) -> None:
         """The exchange is over."""
@@ -217,7 +220,7 @@ class DataRouting:
         self.locality.on_end(placement, is_failed, now=now)
         if not placement.is_answered:
             for key in placement.missing:
-                self._news.tell(key.point, endpoint.spec.slot, GONE)
+                self.news.tell(key.point, endpoint.spec.slot, GONE)
 
     def _on_said(self, endpoint: Endpoint, said: DataReply) -> None:
         """What an endpoint says of itself counts until it says something else."""
@@ -227,12 +230,12 @@ class DataRouting:
             if size:
                 locality.give_size(key, float(size))
             self._hold(site, key.point)
-            self._news.tell(key.point, endpoint.spec.slot, size)
+            self.news.tell(key.point, endpoint.spec.slot, size)
         for name in said.evicted:
             found = locality.residency.find(key_point(name))
             if found is not None:
                 site.holdings.drop(found)
-                self._news.tell(found.point, endpoint.spec.slot, GONE)
+                self.news.tell(found.point, endpoint.spec.slot, GONE)
         self._row[K_DATA_KEYS] = len(locality.residency)
         self.on_report(endpoint.spec.slot, said.slots, said.cache_bytes)
         if said.bandwidth_bytes_per_s:

@@ -203,8 +203,8 @@ class Locality(Section):
     zones: dict[Name, Duration] = Field(default_factory=dict)
     """How far the endpoints of a zone are away, as time: `{us-east-1b: 2ms}`. Default none: all are near."""
     max_keys: Positive = 50_000
-    """Data keys that each worker remembers, some 300 bytes each; the ones unused for longest are forgotten. Default
-    50000."""
+    """Data keys that each worker remembers, and control; 420 bytes each where one endpoint holds it, 570 where three
+    do. The ones unused for longest are forgotten. Default 50000."""
     max_load_percent: LoadPercent = 0
     """Requests in flight at one endpoint as a percentage of its fair share, beyond which it gets no more whatever it
     holds. 0 or 101 to 10000. Default 0 = the balancer's own bound."""
