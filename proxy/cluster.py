@@ -28,6 +28,7 @@ from proxy.policy.balancer import balancer, goes_by_data, make_picker
 from proxy.policy.failures import FailureKind
 from proxy.policy.hash_key import HashKey
 from proxy.policy.ignored import Ignored
+from proxy.policy.outlook import Why
 from proxy.policy.picker import Picker
 from proxy.policy.response_time import ResponseTimes
 from proxy.policy.retry import RetryBudget, others
@@ -237,12 +238,14 @@ class Cluster:
         among those with room; `None` when none has."""
         view = self._standings.view
         if view.trials and (lease := self._try_circuit(facts, failed, may_try, now)) is not None:
+            lease.why = Why.TRIAL
             return lease
         if self.stickiness is not None:
             kept = self.stickiness.member(facts.affinity)
             if kept is not None and kept.is_usable and kept.id not in failed:
                 lease = self._lease_on(kept, facts, now)
                 if lease is not None:
+                    lease.why = Why.STICKY
                     return lease
         candidates = self._candidates(failed, now)
         if not candidates and self._has_limits:
@@ -253,6 +256,10 @@ class Cluster:
             lease = self._lease_on(picked, facts, now)
             if lease is not None:
                 self.row[K_PANIC_PICKS] += view.in_panic
+                if failed:
+                    lease.why = Why.RETRY
+                elif len(candidates) == 1:
+                    lease.why = Why.ONLY
                 return lease
             candidates = tuple([one for one in candidates if one is not picked])
         return None
@@ -363,6 +370,15 @@ class Cluster:
     def on_ignored(self, why: Ignored) -> None:
         """Something that a request or an answer says about data makes no sense."""
         self.row[_IGNORED_WORDS[why]] += 1
+
+    def why(self, lease: Lease) -> Why | None:
+        """Why `lease` went to its endpoint; `None` = it was the turn of one that is chosen without a look at data."""
+        if lease.why is not None or lease.placement is None or not self._goes_by_data:
+            return lease.why
+        if len(self._standings.view.usable) == 1:
+            return Why.ONLY
+        assert self.data is not None
+        return self.data.why(lease.endpoint, lease.placement)
 
     # ------------------------------------------------------------------ what became of leases
 

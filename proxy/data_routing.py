@@ -21,6 +21,7 @@ from proxy.policy.data_reply import DataReply
 from proxy.policy.hashring import HashRing, key_point
 from proxy.policy.locality import Locality
 from proxy.policy.news import GONE, LOST, News
+from proxy.policy.outlook import Why
 from proxy.policy.picker import Picker
 from proxy.policy.residency import DataKey
 from proxy.policy.site import Placement, Site
@@ -198,6 +199,7 @@ class DataRouting:
         is_hit = self.locality.on_answer(placement, took_s, said.hit if said is not None else None, now=now)
         if not placement.keys:
             return
+        placement.is_hit = is_hit
         if endpoint.site.holdings.losses != losses:
             self.news.tell_lost(endpoint.spec.slot)
         if is_hit:
@@ -212,6 +214,15 @@ class DataRouting:
             # The same answer may say that it left already.
             if key in endpoint.site.holdings.kept:
                 self.news.tell(key.point, endpoint.spec.slot, int(key.size_bytes))
+
+    def why(self, endpoint: Endpoint, placement: Placement) -> Why:
+        """Why the balancer chose `endpoint`, as far as that is still known."""
+        keys = placement.keys
+        if not self.locality.learning.is_trusted:
+            return Why.LEAST_WORK
+        if len(placement.missing) < len(keys):
+            return Why.HOLDER
+        return Why.OWNER if keys and self.locality.is_owner(endpoint, keys[0]) else Why.LEAST_WORK
 
     def on_end(self, endpoint: Endpoint, placement: Placement, is_failed: bool, *, now: float) -> None:
         """The exchange is over."""

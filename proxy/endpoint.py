@@ -13,6 +13,7 @@ from proxy.policy.breaker import LocalCircuit
 from proxy.policy.data_reply import DataReply
 from proxy.policy.ewma import PeakEwma
 from proxy.policy.failures import FailureKind
+from proxy.policy.outlook import Why
 from proxy.policy.response_time import UNKNOWN_S, ResponseTimes
 from proxy.policy.site import Placement, Site
 from proxy.scoreboard import E_CANCELLED, E_FAILURE_KINDS, E_FAILURES, E_IN_FLIGHT, X_CIRCUIT, Row
@@ -138,7 +139,7 @@ class Lease:
 
     __slots__ = (
         "_generation", "_has_passed", "_hold", "data", "endpoint", "is_released", "is_watched", "owed_since",
-        "placement", "placer", "times", "wants_data",
+        "placement", "placer", "times", "wants_data", "why",
     )  # fmt: skip
 
     def __init__(
@@ -161,6 +162,8 @@ class Lease:
         self.placement: Placement | None = None
         """What is expected of it; `None` = data do not count."""
         self.placer: Placer | None = None
+        self.why: Why | None = None
+        """Why it went there, if not by the balancer's choice among several."""
         self.owed_since = now
         """Since when the endpoint owes an answer: from the pick on, or from the end of a request that takes its time; 0
         = that has not ended, or there is an answer."""

@@ -33,8 +33,8 @@ class Delivery:
     """A request on its way to the endpoint that was picked for it."""
 
     __slots__ = (
-        "_connecting", "_lease", "_pool", "_request", "_room", "began", "connections", "endpoint", "facts", "is_kept",
-        "is_reused", "kind", "may_try", "tries", "upstream",
+        "_connecting", "_pool", "_request", "_room", "began", "connections", "endpoint", "facts", "is_kept",
+        "is_reused", "kind", "lease", "may_try", "tries", "upstream",
     )  # fmt: skip
 
     def __init__(
@@ -48,7 +48,8 @@ class Delivery:
         """When it was."""
         self.tries: Tries | None = None
         """What it went through before; `None` = the first endpoint was free and has not failed."""
-        self._lease: Lease | None = None
+        self.lease: Lease | None = None
+        """The last pick, also when it is released."""
         self._pool: Pool | None = None
         self._request = head + body if body else head
         """Head and body as far as they are here, until the answer begins or the body is too large to be kept."""
@@ -85,12 +86,12 @@ class Delivery:
     @property
     def is_trial(self) -> bool:
         """Whether it shows if an open circuit may close, and has not yet."""
-        return self._lease is not None and self._lease.is_trial
+        return self.lease is not None and not self.lease.is_released and self.lease.is_trial
 
     def begin(self, lease: Lease, pool: "Pool", exchange: "Exchange", can_repeat: bool, now: float) -> bool:
         """Send the request to the endpoint of `lease`, on an idle connection; false when there is none and one is
         being made for `exchange`."""
-        self._lease = lease
+        self.lease = lease
         self.endpoint = lease.endpoint
         self._pool = pool
         self.began = now
@@ -140,7 +141,7 @@ class Delivery:
         """The head of the final reply, or a 101, is here. What it says of data may be taken out of it."""
         self._request = b""
         self.kind = kind
-        lease = self._lease
+        lease = self.lease
         assert lease is not None
         if lease.wants_data:
             said = data_reply(head, cluster.on_ignored)
@@ -153,8 +154,8 @@ class Delivery:
 
     def owes_answer(self, since: float) -> None:
         """The endpoint has had the whole request since then; 0 = it has not yet."""
-        assert self._lease is not None
-        self._lease.owed_since = since
+        assert self.lease is not None
+        self.lease.owed_since = since
 
     def repeat(self, exchange: "Exchange") -> bool:
         """Send the request once more, on a fresh connection, if the one that was lost had been used before.
@@ -193,11 +194,10 @@ class Delivery:
             upstream.close()
 
     def end_try(self, outcome: Outcome, kind: FailureKind | None, *, now: float) -> None:
-        """Drop what was not given back, and release the lease, if there is one."""
+        """Drop what was not given back, and release the lease, if there is one that is not."""
         self.drop()
-        lease = self._lease
-        if lease is not None:
-            self._lease = None
+        lease = self.lease
+        if lease is not None and not lease.is_released:
             lease.release(outcome, kind, now=now)
 
 

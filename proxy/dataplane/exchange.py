@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from proxy.cluster import Cluster
 from proxy.dataplane.body_wait import BodyWait, wait_for_body
+from proxy.dataplane.choice import explanation_line
 from proxy.dataplane.deadlines import next_step
 from proxy.dataplane.delivery import Delivery, begin_delivery
 from proxy.dataplane.facts import check_rate, find_route
@@ -308,6 +309,8 @@ class Exchange:
             if is_answer_retried(self, head, kind, now):
                 return
         delivery.on_answer(head, kind, cluster, now=now)
+        if cluster.spec.explain_header:
+            reply.added += explanation_line(delivery, cluster, head)
         if head.status == 101:
             self._begin_tunnel(head)
             return

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from proxy.clock import Clock
 from proxy.cluster import Cluster
 from proxy.dataplane.buffers import BufferBudget
+from proxy.dataplane.choice import NO_CHOICE, choice_of
 from proxy.dataplane.key_functions import KeyFunctions
 from proxy.dataplane.outbox import Outbox
 from proxy.dataplane.pieces import Pieces
@@ -225,7 +226,7 @@ class Plane:
             (
                 self._wall(), b"", downstream.peer, downstream.listener.name, method, None, target, "",
                 reason.status if sent_bytes else 0, reason, Outcome.REFUSED, None, None, None, 0, len(request),
-                sent_bytes, None, None, 0.0, None, None, None, None, None, None,
+                sent_bytes, None, None, 0.0, None, None, None, None, None, None, *NO_CHOICE,
             )
         )  # fmt: skip
 
@@ -256,6 +257,7 @@ class Plane:
                 b", ".join(facts.data_keys) or None, facts.size_bytes,
                 head.field(b"user-agent"), head.field(b"x-forwarded-for"),
                 tries.why_not.value if tries is not None and tries.why_not is not None else None,
+                *(choice_of(delivery, cluster) if delivery is not None and cluster is not None else NO_CHOICE),
             )
         )  # fmt: skip
 

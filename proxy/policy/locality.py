@@ -360,6 +360,13 @@ class Locality(Generic[C]):
                 break
         return tuple(found)
 
+    def is_owner(self, candidate: C, key: DataKey) -> bool:
+        """Whether it was among the first on the ring for `key` when that was last chosen for."""
+        if key.ring_number != self._ring_number:
+            return False
+        owners = [self._members[position] for position in key.owners]
+        return candidate in [one for one in owners if one.site.holdings in self._present][:OWNERS]
+
     def owners(self, name: bytes, candidates: Sequence[C]) -> list[C]:
         """The first of `candidates` on the ring for the key `name`: those that a request for it looks at."""
         owners = [self._members[position] for position in self._first_on_ring(key_point(name))]

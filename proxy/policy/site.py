@@ -166,8 +166,8 @@ class Placement:
     """A request that was sent to an endpoint: what was expected, to be held against what comes."""
 
     __slots__ = (
-        "had_left", "in_flight", "is_answered", "is_joining", "keys", "missing", "site", "started_at", "starts_after",
-        "terms", "work_class", "work_s",
+        "had_left", "in_flight", "is_answered", "is_hit", "is_joining", "keys", "missing", "site", "started_at",
+        "starts_after", "terms", "work_class", "work_s",
     )  # fmt: skip
 
     def __init__(
@@ -188,6 +188,8 @@ class Placement:
         self.work_class = work_class
         self.terms = terms
         self.is_answered = False
+        self.is_hit: bool | None = None
+        """It was answered from data that were there, as far as can be told; `None` = no answer, or no data."""
         self.starts_after = 0
         self.started_at: float | None = None
         """When it got its slot (monotonic); `None` = it waits."""

@@ -65,12 +65,19 @@ AccessRecord = tuple[
     bytes | None,  # forwarded_for: X-Forwarded-For, as received
     str
     | None,  # not_retried: why a request that failed went to no other endpoint; None = it did, or has not failed
+    str | None,  # why: why this endpoint (policy.outlook.Why); None = its turn, or there was none
+    bool | None,  # data_hit: it held the data, as far as can be told; None = not known
+    float
+    | None,  # predicted_wait_s: seconds until it has time for the request; None = data do not count there
+    float | None,  # predicted_transfer_s: seconds until it has the data, likewise
+    float | None,  # predicted_service_s: seconds of work, likewise
 ]
 
 FIELDS = (
     "time", "request_id", "client", "listener", "method", "host", "target", "protocol", "status",
     "reason", "outcome", "route", "cluster", "endpoint", "attempts", "bytes_in", "bytes_out", "connect_s",
     "first_byte_s", "total_s", "queue_s", "data_key", "data_bytes", "user_agent", "forwarded_for", "not_retried",
+    "why", "data_hit", "predicted_wait_s", "predicted_transfer_s", "predicted_service_s",
 )  # fmt: skip
 """The keys of a line, in the order of `AccessRecord`."""
 
@@ -323,7 +330,8 @@ class _Formatter:
         (
             time, request_id, client, listener, method, host, target, protocol, status, reason, outcome,
             route, cluster, endpoint, attempts, bytes_in, bytes_out, connect_s, first_byte_s, total_s,
-            queue_s, data_key, data_bytes, user_agent, forwarded_for, not_retried,
+            queue_s, data_key, data_bytes, user_agent, forwarded_for, not_retried, why, data_hit, predicted_wait_s,
+            predicted_transfer_s, predicted_service_s,
         ) = record  # fmt: skip
         document = {
             "time": self._time(time),
@@ -352,6 +360,11 @@ class _Formatter:
             "user_agent": _text(user_agent, text_bytes),
             "forwarded_for": _text(forwarded_for, text_bytes),
             "not_retried": not_retried,
+            "why": why,
+            "data_hit": data_hit,
+            "predicted_wait_s": _seconds(predicted_wait_s),
+            "predicted_transfer_s": _seconds(predicted_transfer_s),
+            "predicted_service_s": _seconds(predicted_service_s),
         }
         return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 

@@ -6,6 +6,7 @@ import pytest
 from test_locality import Cluster, Member, asks
 
 from proxy.model import RequestFacts
+from proxy.policy.hashring import key_point
 from proxy.policy.locality import FEW, MOST_HOLDERS, LocalityParams
 from proxy.policy.outlook import Why, outlook, span
 
@@ -252,3 +253,16 @@ def test_what_chance_decides():
 )
 def test_times(seconds, text):
     assert span(seconds) == text
+
+
+def test_owners_are_those_that_a_choice_looked_at():
+    cluster = Cluster(6)
+    first, second, *others = ring(cluster, b"k")
+    key = cluster.locality.residency.key(key_point(b"k"))
+    assert not cluster.locality.is_owner(first, key), "nobody has asked for it"
+    cluster.choose(asks(b"k"))
+    owners = [one for one in cluster.members if cluster.locality.is_owner(one, key)]
+    assert owners == sorted((first, second), key=cluster.members.index)
+    cluster.choose(asks(b"k"), among=tuple(others))
+    assert not cluster.locality.is_owner(first, key)
+    assert sum(cluster.locality.is_owner(one, key) for one in others) == 2

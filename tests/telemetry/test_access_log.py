@@ -44,6 +44,11 @@ GOOD = {
     "user_agent": b"curl/8",
     "forwarded_for": None,
     "not_retried": None,
+    "why": "holder",
+    "data_hit": True,
+    "predicted_wait_s": 0.0,
+    "predicted_transfer_s": 0.0123456789,
+    "predicted_service_s": 0.02,
 }
 
 

@@ -1,0 +1,48 @@
+"""Why a request went to its endpoint, and what was expected there: for the access log, and for the client if a cluster
+is configured to tell."""
+
+from proxy.cluster import Cluster
+from proxy.dataplane.delivery import Delivery
+from proxy.dataplane.headers import drop_fields
+from proxy.dataplane.reply_head import ReplyHead
+
+# Why, whether the data were there, and the expected wait, transfer and service in seconds; `None` = not known.
+Choice = tuple[str | None, bool | None, float | None, float | None, float | None]
+NO_CHOICE: Choice = (None, None, None, None, None)
+
+
+def choice_of(delivery: Delivery, cluster: Cluster) -> Choice:
+    """What the log says of the last pick."""
+    lease = delivery.lease
+    if lease is None:
+        return NO_CHOICE
+    why, placement = cluster.why(lease), lease.placement
+    code = why.value if why is not None else None
+    if placement is None:
+        return code, None, None, None, None
+    terms = placement.terms
+    return code, placement.is_hit, terms.wait_s, terms.transfer_s, terms.service_s
+
+
+def explanation_line(delivery: Delivery, cluster: Cluster, head: ReplyHead) -> bytes:
+    """The line that tells a client why, beginning with CRLF, in place of one that the endpoint may have sent.
+
+    A string with parameters (RFC 9651), times in milliseconds: `"etl/10.0.0.1:9000";why=holder;data=hit;wait=0.0;…`.
+    """
+    name = cluster.spec.explain_header.encode()
+    lowered = name.lower()
+    if lowered in head.low:
+        head.kept[:] = [drop_fields(piece, {lowered}) for piece in head.kept]
+    endpoint = delivery.endpoint
+    text = endpoint.id if endpoint is not None else ""
+    quoted = text.encode("ascii", "backslashreplace").replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    why, is_hit, *expected = choice_of(delivery, cluster)
+    parts = [b'\r\n%b: "%b"' % (name, quoted)]
+    if why is not None:
+        parts.append(b"why=" + why.encode())
+    if is_hit is not None:
+        parts.append(b"data=hit" if is_hit else b"data=miss")
+    for term, seconds in zip((b"wait", b"transfer", b"service"), expected, strict=True):
+        if seconds is not None:
+            parts.append(b"%b=%.1f" % (term, seconds * 1000.0))
+    return b";".join(parts)

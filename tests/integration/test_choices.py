@@ -1,0 +1,149 @@
+"""Why a request went where it did, as the access log and, if that is wished, the client are told."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import settings
+from support.client import OpenClient
+from support.daemon import Daemon, StartDaemon, free_port
+from support.origin import Exchange, Origin
+from support.wait import wait_for
+from support.wire import Reply
+
+LINE = re.compile(
+    r'"([^"]+)";why=(\w+)(?:;data=(hit|miss))?;wait=([\d.]+);transfer=([\d.]+);service=([\d.]+)'
+)
+
+
+@pytest.fixture(scope="module")
+def origins() -> Iterator[list[Origin]]:
+    origins = [Origin(), Origin()]
+    yield origins
+    for origin in origins:
+        origin.stop()
+        assert origin.faults == []
+
+
+@pytest.fixture(scope="module")
+def daemon(
+    module_daemon: StartDaemon, origins: list[Origin], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Daemon]:
+    addresses = [origin.address for origin in origins]
+
+    def aware(name: str, *members: Any, explain: bool = True, **more: Any) -> settings.Config:
+        locality: settings.Config = {"bandwidth": "100MiB", "zones": {"far": "1s"}}
+        if explain:
+            locality["explain_header"] = "X-Why"
+        return settings.cluster(name, *members, balancer="data_locality_aware", locality=locality, **more)
+
+    names = ("told", "silent", "alone", "sticky", "failing", "turns")
+    data = {"data_key": {"header": "X-Dataset-Id"}, "size": {"header": "X-Dataset-Bytes"}}
+    routes: list[settings.Config] = [
+        {**settings.route(name, path_prefix=f"/{name}"), **({"locality": data} if name != "turns" else {})}
+        for name in names
+    ]
+    daemon = module_daemon(
+        {
+            "listeners": [settings.listener()],
+            "clusters": [
+                aware("told", *addresses),
+                aware("silent", *addresses, explain=False),
+                aware("alone", addresses[0]),
+                aware("sticky", *addresses, sticky={"cookie": "at"}),
+                aware("failing", {"address": addresses[0], "zone": "far"}, f"127.0.0.1:{free_port()}"),
+                settings.cluster("turns", *addresses),
+            ],
+            "routes": routes,
+            "access_log": {"sink": str(tmp_path_factory.mktemp("log") / "access.log")},
+            "workers": 1,
+        }
+    )
+    yield daemon
+    daemon.stop()
+
+
+def field(reply: Reply, name: str) -> str:
+    """The one field of that name; empty when there is none."""
+    (only,) = reply.fields.all(name) or [""]
+    return only
+
+
+def record(daemon: Daemon, path: str) -> dict[str, Any]:
+    """The last line of the access log about `path`, once it is written."""
+    file = Path(daemon.config["access_log"]["sink"])
+
+    def lines() -> list[dict[str, Any]]:
+        written = file.read_text().rpartition("\n")[0] if file.exists() else ""
+        return [one for one in map(json.loads, written.splitlines()) if one["target"] == path]
+
+    return wait_for(lines, f"a line about {path}")[-1]
+
+
+def test_a_miss_and_a_hit(daemon: Daemon, connect: OpenClient) -> None:
+    client = connect(daemon)
+    found = []
+    for turn in ("first", "second"):
+        reply = client.get(f"/told/{turn}", "X-Dataset-Id: both", "X-Dataset-Bytes: 10485760")
+        match = LINE.fullmatch(field(reply, "x-why"))
+        assert match is not None, field(reply, "x-why")
+        logged = record(daemon, f"/told/{turn}")
+        assert match[1] == logged["endpoint"] and match[2] == logged["why"]
+        assert {"hit": True, "miss": False, None: None}[match[3]] is logged["data_hit"]
+        for number, name in ((4, "wait"), (5, "transfer"), (6, "service")):
+            assert float(match[number]) == pytest.approx(1000 * logged[f"predicted_{name}_s"], abs=0.051)
+        found.append(logged)
+    first, second = found
+    assert first["why"] in ("owner", "least_work") and first["data_hit"] is False
+    assert first["predicted_transfer_s"] == pytest.approx(0.1)
+    assert second["why"] == "holder" and second["endpoint"] == first["endpoint"]
+    assert second["data_hit"] is True and second["predicted_transfer_s"] < 0.1
+
+
+def test_the_endpoints_own_line_gives_way(daemon: Daemon, connect: OpenClient, origins: list[Origin]) -> None:
+    for origin in origins:
+        origin.on(
+            "/told/own", lambda exchange: exchange.reply(200, b"ok", "x-why: trust me", "X-Why-Not: kept")
+        )
+        origin.on("/silent/own", lambda exchange: exchange.reply(200, b"ok", "x-why: mine"))
+    reply = connect(daemon).get("/told/own")
+    assert LINE.fullmatch(field(reply, "x-why")) and field(reply, "x-why-not") == "kept"
+    assert field(connect(daemon).get("/silent/own"), "x-why") == "mine"
+
+
+def test_without_choice(daemon: Daemon, connect: OpenClient) -> None:
+    client = connect(daemon)
+    reply = client.get("/alone/x", "X-Dataset-Id: k")
+    assert ";why=only;data=miss;" in field(reply, "x-why")
+    first = client.get("/sticky/first")
+    cookie = field(first, "set-cookie").partition(";")[0]
+    assert ";why=least_work;" in field(first, "x-why")
+    again = client.get("/sticky/again", f"Cookie: {cookie}")
+    assert ";why=sticky;" in field(again, "x-why")
+    assert record(daemon, "/sticky/again")["why"] == "sticky"
+    client.get("/turns/x")
+    logged = record(daemon, "/turns/x")
+    names = ("why", "data_hit", "predicted_wait_s", "predicted_transfer_s", "predicted_service_s")
+    assert {logged[name] for name in names} == {None}
+
+
+def test_after_a_failure(daemon: Daemon, connect: OpenClient) -> None:
+    """The endpoint that is there is believed to be a second away, so the other is asked first."""
+    reply = connect(daemon).get("/failing/x")
+    assert reply.status == 200 and ";why=retry;" in field(reply, "x-why")
+    logged = record(daemon, "/failing/x")
+    assert (logged["why"], logged["attempts"]) == ("retry", 1)
+
+
+def test_no_endpoint_and_a_bad_answer(daemon: Daemon, connect: OpenClient, origins: list[Origin]) -> None:
+    def cut(exchange: Exchange) -> None:
+        exchange.close()
+
+    origins[0].on("/alone/cut", cut)
+    reply = connect(daemon).get("/alone/cut", "X-Dataset-Id: cut")
+    assert reply.status == 502 and not field(reply, "x-why")
+    logged = record(daemon, "/alone/cut")
+    assert (logged["why"], logged["data_hit"]) == ("only", None) and logged["predicted_service_s"] > 0
