@@ -16,6 +16,7 @@ Map of the package, from the pure core outwards; imports point from the bottom o
     handover                what a parent hands to the program that takes its place
     workforce supervisor    the parent's part: worker slots; the loop that starts and replaces
     tls                     certificates and keys to the contexts that connections are made with
+    drivers/                instances and what they are made from: containers, local processes
     config/                 the YAML file: models, faults with line and column, the snapshot made from it
     telemetry/              metrics and status over the scoreboard, the access log
     endpoint surroundings   endpoints and leases of a worker; what it knows of the others

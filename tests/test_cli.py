@@ -34,7 +34,7 @@ def homeport(*args: str | Path, **more: object) -> subprocess.CompletedProcess[s
 @pytest.fixture
 def bad(tmp_path):
     file = tmp_path / "bad.yaml"
-    file.write_text("listeners: [{bind: 8080}]\nclusters: [{nam: a}]\n")
+    file.write_text("listeners: [{bind: 8080}]\nclusters: [{nam: a, endpoints: []}]\n")
     return file
 
 

@@ -22,6 +22,7 @@ from proxy.config.faults import BadValue, Fault, InvalidConfig, Mark, Path, path
 from proxy.config.interpolate import Interpolator, read_regular_file
 from proxy.config.kinds import Kind, did_you_mean
 from proxy.config.locality_checks import find_function_conflicts, find_locality_conflicts
+from proxy.config.scaler_checks import find_scaler_conflicts
 from proxy.config.schema import Config
 from proxy.config.tls_checks import find_tls_conflicts
 from proxy.config.values import Plain
@@ -158,7 +159,9 @@ def _judge(document: Document, directory: FilePath, now: float | None) -> tuple[
         for each in error.errors(include_url=False, include_input=False)[:MAX_FAULTS]:
             context = each.get("ctx", {})
             found.append(_model_trouble(document, each["loc"], each["type"], context, each["msg"]))
-    conflicts = chain(find_conflicts(document), find_locality_conflicts(document))
+    conflicts = chain(
+        find_conflicts(document), find_locality_conflicts(document), find_scaler_conflicts(document)
+    )
     if now is not None:
         conflicts = chain(
             conflicts, find_tls_conflicts(document, directory, now), find_function_conflicts(document)

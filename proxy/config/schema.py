@@ -12,6 +12,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from proxy.config.balancer_schema import Hash, Sticky
+from proxy.config.container_schema import Docker
+from proxy.config.discovery_schema import Discovery
 from proxy.config.kinds import (
     Address,
     Balancer,
@@ -42,6 +44,7 @@ from proxy.config.resilience_schema import (
     SlowStart,
 )
 from proxy.config.route_schema import Route
+from proxy.config.scaler_schema import HostBudget, Scaler
 from proxy.config.section import Section, written
 from proxy.config.tls_schema import ClusterTls, ListenerTls
 
@@ -169,7 +172,12 @@ class Cluster(Section):
     sticky: Sticky | None = None
     """Keeps a client with the endpoint that served it first, with any balancer. Default none."""
     endpoints: tuple[Endpoint, ...] = ()
-    """The endpoints; at most 1024 in all clusters. Default none: requests get 503."""
+    """The endpoints; at most 1024 in all clusters, those that are found or started included. Default none; `[]` for a
+    cluster without any, whose requests get 503."""
+    discovery: Discovery | None = None
+    """Where more endpoints come from. Default none; containers of the `scaler` are found without it."""
+    scaler: Scaler | None = None
+    """How many instances Homeport keeps running. Default none: it starts nothing."""
     timeouts: ClusterTimeouts = Field(default_factory=ClusterTimeouts)
     """How long an endpoint may take. Default: as each key says."""
     pool: Pool = Field(default_factory=Pool)
@@ -277,6 +285,11 @@ class Config(Section):
     """Groups of endpoints, at most 1024. Default none; a file needs at least one cluster or route."""
     routes: tuple[Route, ...] = ()
     """What happens to requests, the most specific match first. Default none: every request gets 404."""
+    docker: Docker = Field(default_factory=Docker)
+    """The Docker Engine, which is asked only when a cluster has `discovery.docker` or a `scaler` with `driver:
+    docker`. Default: as each key says."""
+    host_budget: HostBudget = Field(default_factory=HostBudget)
+    """What all instances may claim together. Default: as each key says."""
     timeouts: Timeouts = Field(default_factory=Timeouts)
     """How long a client may take. Default: as each key says."""
     limits: Limits = Field(default_factory=Limits)

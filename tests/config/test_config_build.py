@@ -112,7 +112,8 @@ clusters:
     balancer: random
     timeouts: {connect: 1s, response: 2s, idle: 3s, tunnel: 5s, total: 4s}
     pool: {max_idle: 1, idle_timeout: 2s, max_requests: 3}
-  - {name: b}
+    endpoints: []
+  - {name: b, endpoints: []}
 routes:
   - name: all
     match: {listener: six, host: "*.A.b", path_prefix: /q, methods: [GET, PUT], headers: {X-A: "1", x-b: "*"}}

@@ -120,10 +120,10 @@ REPLACED = [
     ),
     (
         "name: etl\n",
-        "name: etl\n    §scaler: {}\n",
-        "clusters[0].scaler: is not a known key, got 'scaler', expected one of balancer,"
-        " circuit_breaker, dns, endpoints, hash, health_check, locality, name, outlier_detection, panic_percent, pool,"
-        " queue, retry, shadow, slow_start, sticky, timeouts, tls",
+        "name: etl\n    §mirror: {}\n",
+        "clusters[0].mirror: is not a known key, got 'mirror', expected one of balancer,"
+        " circuit_breaker, discovery, dns, endpoints, hash, health_check, locality, name, outlier_detection,"
+        " panic_percent, pool, queue, retry, scaler, shadow, slow_start, sticky, timeouts, tls",
     ),
     (
         "name: etl\n",
@@ -405,8 +405,8 @@ TOP = [
     ),
     (
         "§tls: {}",
-        "tls: is not a known key, got 'tls', expected one of access_log, admin, clusters, drain_timeout,"
-        " limits, listeners, routes, timeouts, upgrades, workers",
+        "tls: is not a known key, got 'tls', expected one of access_log, admin, clusters, docker,"
+        " drain_timeout, host_budget, limits, listeners, routes, timeouts, upgrades, workers",
     ),
     (
         "drain_timeout: §!!str 5s",
@@ -439,7 +439,7 @@ TOP = [
     (
         '§"a\\nb": 1',
         "a\\nb: is not a known key, got 'a\\nb', expected one of access_log, admin, clusters,"
-        " drain_timeout, limits, listeners, routes, timeouts, upgrades, workers",
+        " docker, drain_timeout, host_budget, limits, listeners, routes, timeouts, upgrades, workers",
     ),
     (
         "drain_timeout: §${NOPE}",
@@ -490,7 +490,7 @@ def test_listeners_are_required_and_something_to_do():
         "1:1: has neither clusters nor routes, got a mapping, expected at least one cluster or route",
         "1:1: listeners: is missing, expected a list",
     ]
-    assert faults_of("listeners: []\nclusters: [{name: a}]") == [
+    assert faults_of("listeners: []\nclusters: [{name: a, endpoints: []}]") == [
         "1:12: listeners: has too few or too many items, got a list, expected 1 to 128 listeners"
     ]
 
@@ -511,8 +511,8 @@ listeners:
   - {bind: 8080, nam: a}
   - {bind: "[::1]:80", trusted_proxies: [foo, unix, 10.0.0.0/33]}
 clusters:
-  - {name: etl, timeouts: {connect: 5, idle: x}, pool: {max_idle: -1}}
-  - {name: etl}
+  - {name: etl, timeouts: {connect: 5, idle: x}, pool: {max_idle: -1}, endpoints: []}
+  - {name: etl, endpoints: []}
 routes:
   - {match: {path: a}, cluster: elt}
   - {match: {listener: nope}}

@@ -20,7 +20,9 @@ def load(text: str, directory: Path = Path("/nonexistent"), **environment: str) 
 
 
 def route(text: str) -> str:
-    return f"listeners: [{{bind: '127.0.0.1:80'}}]\nclusters: [{{name: a}}]\nroutes:\n- {text}\n"
+    return (
+        f"listeners: [{{bind: '127.0.0.1:80'}}]\nclusters: [{{name: a, endpoints: []}}]\nroutes:\n- {text}\n"
+    )
 
 
 def test_scalars_are_what_their_field_says():
@@ -37,7 +39,7 @@ def test_scalars_are_what_their_field_says():
 
 
 def test_a_byte_order_mark_and_json_are_fine():
-    text = '\ufeff{"listeners": [{"bind": "127.0.0.1:80"}], "clusters": [{"name": "a"}]}'
+    text = '\ufeff{"listeners": [{"bind": "127.0.0.1:80"}], "clusters": [{"name": "a", "endpoints": []}]}'
     assert load(text).clusters[0].name == "a"
 
 
@@ -45,9 +47,9 @@ def test_anchors_and_merges():
     config = load(
         "listeners: [{bind: '127.0.0.1:80'}]\n"
         "clusters:\n"
-        "- {name: a, timeouts: &slow {connect: 1s, idle: 2s}, pool: &pool {max_idle: 1}}\n"
-        "- {name: b, timeouts: {<<: *slow, idle: 3s}, pool: *pool}\n"
-        "- {name: c, timeouts: {<<: [{total: 9s, connect: 8s}, *slow]}}\n"
+        "- {name: a, timeouts: &slow {connect: 1s, idle: 2s}, pool: &pool {max_idle: 1}, endpoints: []}\n"
+        "- {name: b, timeouts: {<<: *slow, idle: 3s}, pool: *pool, endpoints: []}\n"
+        "- {name: c, timeouts: {<<: [{total: 9s, connect: 8s}, *slow]}, endpoints: []}\n"
     )
     first, second, third = (cluster.timeouts for cluster in config.clusters)
     assert (first.connect, first.idle) == (1.0, 2.0)
@@ -87,7 +89,8 @@ def test_interpolated_scalars_are_typed_by_their_field_with_and_without_quotes()
         config = load(route("{cluster: a}") + f"limits:\n  connections: {value}\n", N="7")
         assert config.limits.connections == 7
     config = load(
-        "listeners: [{bind: '127.0.0.1:80', proxy_protocol: '${P}'}]\nclusters: [{name: a}]", P="true"
+        "listeners: [{bind: '127.0.0.1:80', proxy_protocol: '${P}'}]\nclusters: [{name: a, endpoints: []}]",
+        P="true",
     )
     assert config.listeners[0].proxy_protocol is True
 

@@ -61,7 +61,7 @@ def test_functions_that_are_not(name, problem):
 def load(keys, wall):
     text = f"""\
 listeners: [{{bind: "127.0.0.1:8080"}}]
-clusters: [{{name: etl, balancer: data_locality_aware}}]
+clusters: [{{name: etl, balancer: data_locality_aware, endpoints: []}}]
 routes: [{{cluster: etl, locality: {{data_key: {keys}}}}}]
 """
     return load_bytes(text.encode(), "f", Path("/nonexistent"), {}, wall)
