@@ -245,7 +245,8 @@ def drain(
 ) -> None:
     """Send an endpoint nothing new, or close a listener to new connections; what is in progress finishes.
 
-    It stays so over reloads and restarts, until `undrain`. Exits with 0 when it is drained (and, with --wait, nothing
+    It stays so until `undrain`, over reloads, upgrades and the death of any process but the parent; a proxy that is
+    stopped and started again has forgotten it. Exits with 0 when it is drained (and, with --wait, nothing
     is in flight there, or every connection of the listener is closed), 1 when that cannot be done, or there is nothing
     of that name, and 3 when --timeout passes first: it is drained all the same.
     """

@@ -402,7 +402,7 @@ class Limits:
     pipelined_bytes: int = 64 * 1024
     """Bytes kept of requests that arrived before the current one is answered; beyond it reading pauses."""
     buffered_bytes: int = 256 * 1024 * 1024
-    """Bytes that wait in this process for slow readers; beyond it the worst are cut first. 0 = no limit."""
+    """Bytes that wait in each worker for slow readers; beyond it the worst are cut first. 0 = no limit."""
     min_rate_bytes_per_s: int = 1024
     """Slowest average rate of a request's head and body, and of a reader that has bytes waiting. 0 = no limit."""
     min_rate_grace_s: float = 30.0

@@ -244,7 +244,7 @@ class Limits(Section):
     """Bytes kept of requests that arrived before the current one is answered, 1KiB to 16MiB; beyond it
     reading pauses. Default 64KiB."""
     buffered_bytes: Size = written("256MiB")
-    """Bytes that wait in one process for slow readers; beyond it the worst are cut first. Default 256MiB;
+    """Bytes that wait in each worker for slow readers; beyond it the worst are cut first. Default 256MiB;
     0 = no limit."""
     min_rate: Size = written("1KiB")
     """Slowest average rate, in bytes a second, of a request's head and body, and of a reader that has
