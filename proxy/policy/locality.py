@@ -273,7 +273,7 @@ class Locality(Generic[C]):
             # It is that of all of them, and nobody says whose is how much.
             size = facts.size_bytes / len(keys)
             for key in keys:
-                if key.size_bytes != size and (len(keys) == 1 or not key.is_given):
+                if not key.is_given or (len(keys) == 1 and key.size_bytes != size):
                     self.give_size(key, size)
         return keys
 

@@ -1,8 +1,10 @@
 """What was learned of data outlives workers and reloads, and is given up when it is not true any more."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,15 @@ from support.daemon import Daemon, StartDaemon
 from support.datasets import DataService
 from support.wait import wait_for
 
-from proxy.scoreboard import K_DATA_KEYS, Scoreboard
+from proxy.policy.residency import LOST_AFTER
+from proxy.scoreboard import E_CACHE_BYTES, K_DATA_KEYS, Scoreboard
 
 KEYS = [f"k{number}" for number in range(20)]
-LARGE = "X-Dataset-Bytes: 100000000"
-"""A second to fetch, as far as the proxy knows: worth to be sent to whoever holds it."""
+SIZE = 10**9
+"""Of each: ten seconds to fetch, as far as the proxy knows; worth to be sent to whoever holds it."""
+
+CACHE = 10**12
+"""Of each endpoint, by its own word."""
 
 
 @pytest.fixture
@@ -27,12 +33,15 @@ def services() -> Iterator[list[DataService]]:
         service.stop()
 
 
-def config(services: list[DataService], workers: int, **locality: object) -> settings.Config:
+def config(
+    services: list[DataService], workers: int, *, more: settings.Config | None = None, **locality: object
+) -> settings.Config:
     cluster = settings.cluster(
         "data",
         *(service.address for service in services),
         balancer="data_locality_aware",
         locality={"bandwidth": "100MiB", **locality},
+        **(more or {}),
     )
     data = {"data_key": {"header": "X-Dataset-Id"}, "size": {"header": "X-Dataset-Bytes"}}
     return {
@@ -43,17 +52,45 @@ def config(services: list[DataService], workers: int, **locality: object) -> set
     }
 
 
-def known(daemon: Daemon) -> dict[int, int]:
-    """How many keys the worker in each slot knows, as it says itself."""
+@contextmanager
+def board(daemon: Daemon) -> Iterator[Scoreboard]:
+    """The memory that its processes share."""
     for entry in Path(f"/proc/{daemon.pid}/fd").iterdir():
         if "homeport-scoreboard" in os.readlink(entry):
             break
     fd = os.open(entry, os.O_RDWR)
     try:
-        board = Scoreboard(fd=fd)
-        return {worker: board.cluster_row(worker, 0)[K_DATA_KEYS] for worker in daemon.workers()}
+        yield Scoreboard(fd=fd)
     finally:
         os.close(fd)
+
+
+def known(daemon: Daemon) -> dict[int, int]:
+    """How many keys the worker in each slot knows, as it says itself."""
+    with board(daemon) as words:
+        return {worker: words.cluster_row(worker, 0)[K_DATA_KEYS] for worker in daemon.workers()}
+
+
+def caches(daemon: Daemon) -> set[int]:
+    """How large the cache of an endpoint is, as any worker believes; without those who do not know."""
+    with board(daemon) as words:
+        rows = [words.endpoint_row(worker, slot) for worker in daemon.workers() for slot in range(4)]
+        return {row[E_CACHE_BYTES] for row in rows} - {0}
+
+
+def surprises(daemon: Daemon) -> float:
+    """Misses of data that were believed to be there."""
+    return sum(
+        value
+        for name, value in daemon.metrics().items()
+        if name.startswith("homeport_locality_surprises_total{")
+    )
+
+
+def standing(daemon: Daemon, service: DataService) -> str:
+    code, body = daemon.admin("/api/v1/clusters/data")
+    assert code == 200
+    return next(one["standing"] for one in json.loads(body)["endpoints"] if one["address"] == service.address)
 
 
 def news(daemon: Daemon) -> float:
@@ -63,32 +100,40 @@ def news(daemon: Daemon) -> float:
 
 def ask(client: Client, key: str) -> str:
     """Who answers a request for `key`."""
-    reply = client.get("/", f"X-Dataset-Id: {key}", LARGE)
+    reply = client.get("/", f"X-Dataset-Id: {key}", f"X-Dataset-Bytes: {SIZE}")
     assert reply.status == 200
     return reply.body.decode()
 
 
 def connect_to(daemon: Daemon, pid: int) -> Client:
     """A connection to that worker."""
+    others: list[Client] = []
 
     def found() -> Client | None:
         client = Client(daemon.address())
         if daemon.worker_of(client.sock) == pid:
             return client
-        client.close()
+        others.append(client)  # kept meanwhile: the worker with fewer connections takes the next
         return None
 
-    return wait_for(found, f"a connection to worker {pid}")
+    try:
+        return wait_for(found, f"a connection to worker {pid}")
+    finally:
+        for other in others:
+            other.close()
 
 
 def teach(daemon: Daemon, services: list[DataService], key: str = "first") -> str:
     """Have whoever is asked for `key` say that it holds all of `KEYS`; returns who that is."""
     for service in services:
-        service.says = [("X-Data-Resident", ", ".join(f"{one};bytes=100000000" for one in KEYS))]
+        service.says = [
+            ("X-Data-Cache-Bytes", str(CACHE)),
+            ("X-Data-Resident", ", ".join(f"{one};bytes={SIZE}" for one in KEYS)),
+        ]
     with Client(daemon.address()) as client:
         holder = ask(client, key)
     for service in services:
-        service.says = []
+        service.says = [("X-Data-Cache-Bytes", str(CACHE))]
         service.holds |= set(KEYS) if service.name == holder else set()
     wait_for(lambda: min(known(daemon).values()) > len(KEYS), "all workers to know")
     # With one worker: control is told.
@@ -118,18 +163,15 @@ def test_a_new_worker_knows_what_the_dead_one_learned(
     daemon.stop()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_what_endpoints_say_when_asked(
-    start_daemon: StartDaemon, services: list[DataService], workers: int
-) -> None:
+def test_what_endpoints_say_when_asked(start_daemon: StartDaemon, services: list[DataService]) -> None:
     """All workers send requests to whoever lists the data, and stop when it does not any more."""
     holder = services[1]
     holder.holds = set(KEYS)
     for service in services:
-        listed = [{"key": key, "bytes": 100_000_000} for key in KEYS] if service is holder else []
+        listed = [{"key": key, "bytes": SIZE} for key in KEYS] if service is holder else []
         service.residency = {"resident": listed, "slots": 2, "cache_bytes": 10**12}
     residency = {"path": "/residency", "interval": "1s"}
-    daemon = start_daemon(config(services, workers, residency=residency))
+    daemon = start_daemon(config(services, 2, residency=residency))
     wait_for(lambda: min(known(daemon).values()) == len(KEYS), "all workers to know")
     for pid in daemon.workers().values():
         with connect_to(daemon, pid) as client:
@@ -144,4 +186,85 @@ def test_what_endpoints_say_when_asked(
             return len({ask(client, key) for key in KEYS}) > 1
 
         wait_for(is_shared, "others to be asked too")
+    daemon.stop()
+
+
+def test_a_reload_loses_nothing(start_daemon: StartDaemon, services: list[DataService]) -> None:
+    """Neither what is known of data, nor what endpoints said of themselves; endpoints may come and go meanwhile."""
+    daemon = start_daemon(config(services, 2))
+    holder = teach(daemon, services)
+    with Client(daemon.address()) as client:
+        assert ask(client, KEYS[0]) == holder
+        wait_for(lambda: caches(daemon) == {CACHE}, "the size of its cache to be believed")
+        misses = sum(service.misses for service in services)
+        for service in services:
+            service.says = []
+        other = next(service for service in services if service.name != holder)
+        new = DataService("d")
+        try:
+            for members in ([*services, new], [one for one in services if one is not other]):
+                daemon.config["clusters"][0]["endpoints"] = [{"address": one.address} for one in members]
+                daemon.config["clusters"][0]["timeouts"] = {"response": f"{30 + len(members)}s"}
+                generation = daemon.status()["generation"]
+                daemon.rewrite()
+                wait_for(
+                    lambda generation=generation: all(
+                        one["generation"] > generation for one in daemon.status()["workers"]
+                    ),
+                    "the workers to reload",
+                )
+                for pid in daemon.workers().values():
+                    with connect_to(daemon, pid) as other_client:
+                        assert {ask(other_client, key) for key in KEYS} == {holder}
+                assert {ask(client, key) for key in KEYS} == {holder}
+        finally:
+            new.stop()
+    assert sum(service.misses for service in services) == misses
+    assert caches(daemon) == {CACHE} and surprises(daemon) == 0
+    daemon.stop()
+
+
+FAST = {"failure_threshold": 3, "recovery_timeout": "1s", "success_threshold": 1}
+CHECK = {"path": "/health", "interval": "100ms", "unhealthy_interval": "100ms", "jitter": 0}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [settings.STUBBORN, {"circuit_breaker": FAST}, {**settings.STUBBORN, "health_check": CHECK}],
+    ids=["at once", "with its circuit open", "with its checks failing"],
+)
+def test_an_endpoint_comes_back_with_nothing(
+    start_daemon: StartDaemon, services: list[DataService], more: settings.Config
+) -> None:
+    """What was believed of it is forgotten after some misses, by all workers, and then it learns again."""
+    daemon = start_daemon(config(services, 2, more=more))
+    name = teach(daemon, services)
+    holder = next(service for service in services if service.name == name)
+    well = standing(daemon, holder)
+    first, second = daemon.workers().values()
+    with connect_to(daemon, first) as client:
+        assert ask(client, KEYS[0]) == name
+        holder.stop()
+        if "circuit_breaker" in more and more["circuit_breaker"] is FAST:
+            for key in KEYS[-3:]:
+                assert ask(client, key) != name  # it is tried, and then others are
+        if more != settings.STUBBORN:
+            wait_for(lambda: standing(daemon, holder) != well, "it to be left alone")
+        holder.start()
+        wait_for(lambda: client.get("/").status == 200 and standing(daemon, holder) == well, "it to be back")
+        for key in KEYS[1:]:
+            ask(client, key)
+        assert surprises(daemon) == LOST_AFTER
+        before = news(daemon)
+        misses = sum(service.misses for service in services)
+        for key in KEYS[1:]:
+            ask(client, key)
+        assert surprises(daemon) == LOST_AFTER
+        # Keys that it fetched meanwhile may be asked for elsewhere, once; nothing is fetched a third time.
+        wait_for(lambda: news(daemon) > before, "news to be sent")
+    with connect_to(daemon, second) as client:
+        for key in KEYS:
+            ask(client, key)
+    assert surprises(daemon) == LOST_AFTER
+    assert sum(service.misses for service in services) <= misses + 2 * LOST_AFTER
     daemon.stop()

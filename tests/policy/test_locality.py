@@ -429,6 +429,15 @@ def test_sizes_that_requests_say():
     assert size_of(cluster, b"k") == 7e6
 
 
+def test_a_size_that_was_learned_and_is_said_is_learned_no_more():
+    cluster = Cluster(2)
+    key = cluster.locality.residency.key(key_point(b"k"))
+    cluster.locality.residency.resize(key, 5e6)
+    key.samples = 1
+    cluster.choose(asks(b"k", size=5_000_000))
+    assert key.is_given
+
+
 def test_the_size_of_several_keys_is_shared_out():
     cluster = Cluster(2)
     cluster.choose(asks(b"k", size=30_000_000))
