@@ -10,7 +10,7 @@ import logging
 import random
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from proxy.controlplane.drains import DrainReport, check_listener, find_endpoint
 from proxy.controlplane.events import EventLog, EventType
 from proxy.controlplane.explaining import Explainer, Question
 from proxy.controlplane.parent_link import ParentGone, ParentLink, Publisher
-from proxy.controlplane.reloading import ReloadOutcome, ReloadReport
+from proxy.controlplane.reloading import ReloadOutcome, ReloadReport, Reloads, Trigger
 from proxy.controlplane.residency import Residencies
 from proxy.controlplane.resilience import Resilience
 from proxy.controlplane.resolver import Lookup, system_lookup
@@ -44,10 +44,7 @@ from proxy.model import Address, TcpAddress
 from proxy.scoreboard import (
     C_CLUSTER_SLOTS,
     C_ENDPOINT_SLOTS,
-    C_RELOAD_REFUSED_LAST,
-    C_RELOADED_AT,
     P_GENERATION,
-    RELOAD_WORDS,
     Scoreboard,
 )
 from proxy.snapshot import Snapshot
@@ -76,7 +73,8 @@ EXIT_BAD_CONFIG = 2
 class Control:
     """Runs the control side of one daemon. `previous` is the snapshot that is served already, by whoever was control
     before, and `rows` what it names, also when it cannot be read; `workers` overrides the configuration's number; what
-    workers report comes to `mailbox`, if there is one, and `posts` are theirs."""
+    workers report comes to `mailbox`, if there is one, and `posts` are theirs; `faults` are those for which the file is
+    not served, but what was before."""
 
     def __init__(
         self,
@@ -94,6 +92,7 @@ class Control:
         mailbox: Channel | None = None,
         posts: Posts | None = None,
         lookup: Lookup = system_lookup,
+        faults: Sequence[Fault] = (),
     ) -> None:
         self._config = config
         self._source = source
@@ -112,6 +111,7 @@ class Control:
         self._counts = SourceCounts(board)
         self.events = EventLog(clock)
         """What happened to endpoints, listeners and the configuration."""
+        self._reloads = Reloads(board, self.events, clock, faults)
         posts = posts or Posts(())
         self._explainer = Explainer(board, posts)
         self.residencies = Residencies(board, posts, clock=clock, rng=rng)
@@ -255,9 +255,9 @@ class Control:
     async def reload_if_new(self) -> None:
         """Reload when the file's bytes are not those that were read last."""
         if await asyncio.to_thread(self._file.is_new):
-            await self.reload()
+            await self.reload(Trigger.FILE)
 
-    async def reload(self) -> ReloadReport:
+    async def reload(self, trigger: Trigger = Trigger.REQUEST) -> ReloadReport:
         """Serve what the file says now; with any fault in it, everything stays as it is."""
         async with self._publishing:
             try:
@@ -269,7 +269,7 @@ class Control:
             except ConfigError as error:
                 fault = locate(error, source, str(self._file.path))
                 report = self._report(ReloadOutcome.REFUSED, faults=(fault,))
-        self._tell(report)
+        self._reloads.tell(report, trigger)
         return report
 
     async def _adopt(self, config: Config, source: bytes) -> ReloadReport:
@@ -322,22 +322,6 @@ class Control:
     ) -> ReloadReport:
         assert self._snapshot is not None
         return ReloadReport(outcome, self._snapshot.generation, changes, faults)
-
-    def _tell(self, report: ReloadReport) -> None:
-        row = self._board.control_row
-        row[RELOAD_WORDS[report.outcome.value]] += 1
-        row[C_RELOAD_REFUSED_LAST] = report.outcome is ReloadOutcome.REFUSED
-        if report.outcome is ReloadOutcome.REFUSED:
-            for fault in report.faults:
-                _log.error("reload refused, the last configuration is served on: %s", fault)
-            text = f"refused, the last configuration is served on: {report.faults[0]}"
-            self.events.tell(EventType.RELOAD, "configuration", text)
-            return
-        row[C_RELOADED_AT] = int(self._clock.wall())
-        text = f"{report.outcome.value}, generation {report.generation}"
-        self.events.tell(EventType.RELOAD, "configuration", text)
-        for change in report.changes:
-            _log.info("reload: %s", change)
 
     # ------------------------------------------------------------------ drains
 
@@ -394,7 +378,12 @@ class Control:
     def _view(self) -> DaemonView:
         report = worker_report(self._board, self.addresses)
         return DaemonView(
-            self._board, self._snapshot, report, self._clock.monotonic(), self._resilience.reasons()
+            self._board,
+            self._snapshot,
+            report,
+            self._clock.monotonic(),
+            self._resilience.reasons(),
+            self._reloads.last,
         )
 
 
@@ -413,7 +402,9 @@ async def _run(control: Control, file: ConfigFile) -> int:
             for name, address in control.addresses:
                 _log.info("listener %s on %s", name, address)
             _log.info("admin API on %s", control.admin_address)
-            loop.add_signal_handler(signal.SIGHUP, lambda: spawn(control.reload(), name="reload"))
+            loop.add_signal_handler(
+                signal.SIGHUP, lambda: spawn(control.reload(Trigger.SIGNAL), name="reload")
+            )
             children.unblock_signals()
             watching = spawn(_watch(control, file, stopping), name="watch configuration")
         await asyncio.wait((stop, useless), return_when=asyncio.FIRST_COMPLETED)
@@ -468,7 +459,7 @@ def main() -> int:
     clock = SystemClock()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            source, config = runner.run(first_config(file, options.last_good, board, clock))
+            source, config, faults = runner.run(first_config(file, options.last_good, board, clock))
         except InvalidConfig as error:
             print(error, file=sys.stderr)
             return EXIT_BAD_CONFIG
@@ -485,6 +476,7 @@ def main() -> int:
             rows=rows,
             mailbox=Channel.from_fd(options.mailbox),
             posts=posts_from(options.posts, has_control=False),
+            faults=faults,
         )
         return runner.run(_run(control, file))
 

@@ -71,6 +71,7 @@ def summary_lines(status: Document) -> list[str]:
     ]
     if status["unready_reason"] is not None:
         lines.append(f"not ready: {status['unready_reason']}")
+    lines += reload_lines(status)
     for listener in status["listeners"]:
         where = "is drained" if listener["drained"] else f"on {listener['address']}"
         lines.append(f"listener {listener['name']} {where}")
@@ -85,6 +86,19 @@ def summary_lines(status: Document) -> list[str]:
             "answered by homeport: " + ", ".join(f"{code} {str(number)}" for code, number in refusals)
         )
     return lines + data_lines(status) + trouble_lines(status)
+
+
+def reload_lines(status: Document) -> list[str]:
+    """What became of the last reload; nothing when there was none."""
+    last = status["last_reload"]
+    if last is None:
+        return []
+    text = f"configuration {last['outcome']} at {last['time']} ({last['trigger']})"
+    if last["fault"] is None:
+        return [text]
+    more = last["fault_count"] - 1
+    others = f" (and {more} more, see homeport check)" if more else ""
+    return [f"{text}, the last one is served on: {last['fault']['text']}{others}"]
 
 
 def endpoint_rows(status: Document) -> list[Sequence[str]]:

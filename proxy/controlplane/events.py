@@ -126,11 +126,12 @@ class EventLog:
         """Those that are kept, the oldest first."""
         return tuple(self._ring)
 
-    def tell(self, kind: EventType, subject: str, text: str) -> None:
-        """Something happened; it is logged, kept and passed on."""
+    def tell(self, kind: EventType, subject: str, text: str, *, level: int | None = None) -> None:
+        """Something happened; it is logged, kept and passed on. `level` is the log's; `None` = the usual one."""
         self._last_id += 1
         event = Event(self._last_id, self._clock.wall(), kind, subject, text)
-        level = logging.WARNING if kind in _WARNINGS else logging.INFO
+        if level is None:
+            level = logging.WARNING if kind in _WARNINGS else logging.INFO
         _log.log(level, "%s: %s: %s", subject, kind.value.replace("_", " "), text)
         self._ring.append(event)
         self._readers = {reader for reader in self._readers if reader.put(event)}

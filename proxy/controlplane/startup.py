@@ -8,11 +8,11 @@ import asyncio
 import logging
 
 from proxy.clock import Clock
-from proxy.config.faults import InvalidConfig
+from proxy.config.faults import Fault, InvalidConfig
 from proxy.config.load import ConfigFile
 from proxy.config.schema import Config
 from proxy.mailbox import unsealed
-from proxy.scoreboard import C_HEARTBEAT_MS, C_RELOAD_REFUSED_LAST, Scoreboard
+from proxy.scoreboard import C_HEARTBEAT_MS, Scoreboard
 from proxy.snapshot import Snapshot
 from proxy.snapshot_codec import OtherVersion, Rows, decode_rows, decode_snapshot
 from proxy.tasks import spawn
@@ -45,9 +45,9 @@ def beat(board: Scoreboard, clock: Clock) -> None:
 
 async def first_config(
     file: ConfigFile, last_good: int | None, board: Scoreboard, clock: Clock
-) -> tuple[bytes, Config]:
-    """What the file says, or, when that is faulty and something is served already, what that was made from. Raises
-    `InvalidConfig`."""
+) -> tuple[bytes, Config, tuple[Fault, ...]]:
+    """What the file says, or, when that is faulty and something is served already, what that was made from, and the
+    faults. Raises `InvalidConfig`."""
 
     async def go_on_beating() -> None:
         while True:
@@ -56,19 +56,16 @@ async def first_config(
 
     beating = spawn(go_on_beating(), name="heartbeat")
     try:
-        return await asyncio.to_thread(_read_first, file, last_good, board)
+        return await asyncio.to_thread(_read_first, file, last_good)
     finally:
         beating.cancel()
 
 
-def _read_first(file: ConfigFile, last_good: int | None, board: Scoreboard) -> tuple[bytes, Config]:
+def _read_first(file: ConfigFile, last_good: int | None) -> tuple[bytes, Config, tuple[Fault, ...]]:
     try:
-        return file.read()
+        return *file.read(), ()
     except InvalidConfig as error:
         if last_good is None:
             raise
-        for fault in error.faults:
-            _log.error("the last configuration is served on: %s", fault)
-        board.control_row[C_RELOAD_REFUSED_LAST] = 1
         source = unsealed(last_good)
-        return source, file.parse_served(source)
+        return source, file.parse_served(source), error.faults

@@ -50,6 +50,8 @@ class DaemonView:
     """Seconds of the monotonic clock."""
     reasons: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Why endpoints are not in use, by endpoint id, as `StandingReading.why` takes it."""
+    last_reload: Document | None = None
+    """What became of the last one since control started; `None` = there was none."""
 
 
 def unready_reason(view: DaemonView) -> str | None:
@@ -115,6 +117,7 @@ def status_document(view: DaemonView) -> Document:
         "reexecs_total": parent[P_REEXECS],
         "generation": snapshot.generation if snapshot else 0,
         "applied_generation": report.applied_generation,
+        "last_reload": view.last_reload,
         "listeners": [
             *(_listener(board, name, str(address)) for name, address in report.listeners),
             *(_listener(board, name, None) for name in _drained_listeners(snapshot)),

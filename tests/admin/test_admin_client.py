@@ -11,7 +11,7 @@ import pytest
 from proxy.admin.api import AdminServer
 from proxy.admin.client import AdminUnreachable, ask_reload, parse_admin, show_status
 from proxy.admin.drain_client import ask_drain, wait_idle
-from proxy.admin.render import duration, latency_text, size
+from proxy.admin.render import duration, latency_text, reload_lines, size
 from proxy.clock import SystemClock
 from proxy.config.faults import Fault
 from proxy.controlplane.drains import DrainReport, UnknownTarget
@@ -213,6 +213,19 @@ def test_addresses():
     assert (parse_admin("http://[::1]:9901/").host, parse_admin("a:1").port) == ("::1", 1)
     assert parse_admin("localhost").port == 9901
     assert parse_admin("unix:/run/a").socket_path == parse_admin("unix:///run/a").socket_path == "/run/a"
+
+
+def test_the_last_reload():
+    last = {"outcome": "applied", "time": "2026-01-02T03:04:05+00:00", "trigger": "SIGHUP", "fault": None}
+    assert reload_lines({"last_reload": None}) == []
+    assert reload_lines({"last_reload": last}) == [
+        "configuration applied at 2026-01-02T03:04:05+00:00 (SIGHUP)"
+    ]
+    refused = last | {"outcome": "refused", "fault": {"text": "f.yaml:3:9: x: is y"}, "fault_count": 3}
+    assert reload_lines({"last_reload": refused}) == [
+        "configuration refused at 2026-01-02T03:04:05+00:00 (SIGHUP), the last one is served on: f.yaml:3:9: x: is y"
+        " (and 2 more, see homeport check)"
+    ]
 
 
 def test_units():

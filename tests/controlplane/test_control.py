@@ -11,6 +11,7 @@ from support.wait import wait_for
 
 from proxy import control
 from proxy.clock import SystemClock
+from proxy.config.faults import Fault
 from proxy.config.load import load_bytes
 from proxy.control import APPLY_S, SWEEP_S, Control
 from proxy.controlplane.slots import KEEP_S, held_slots
@@ -212,7 +213,7 @@ def test_control_beats_while_it_reads(monkeypatch):
                 wait_for_beats(world.board)
                 return world.read()
 
-        source, config = await first_config(File(), None, world.board, world.clock)
+        source, config, _ = await first_config(File(), None, world.board, world.clock)
         assert (source, config) == world.read()
         monkeypatch.setattr(control, "Sources", slowly)
         await world.control.start()
@@ -363,10 +364,32 @@ def test_a_faulty_file_changes_nothing(caplog):
         assert str(fault).startswith("test.yaml:6:") and "clusters[0].dns.refresh" in str(fault)
         assert len(world.published) == 1 and world.board.control_row[C_RELOAD_REFUSED_LAST] == 1
         assert b"homeport_config_last_reload_successful 0.0" in (await world.get("/metrics"))[1]
-        assert "10 parsecs" in caplog.text
+        assert caplog.text.count("10 parsecs") == 1 and "refused (the admin API)" in caplog.text
+        last = orjson.loads((await world.get("/api/v1/status"))[1])["last_reload"]
+        assert (last["outcome"], last["trigger"], last["fault_count"]) == ("refused", "the admin API", 1)
+        assert (last["fault"]["line"], last["fault"]["text"]) == (6, str(fault)) and last["time"]
         world.text = TEXT
         assert (await world.control.reload()).outcome.value == "unchanged"
         assert world.board.control_row[C_RELOAD_REFUSED_LAST] == 0
+        last = orjson.loads((await world.get("/api/v1/status"))[1])["last_reload"]
+        assert (last["outcome"], last["fault"]) == ("unchanged", None)
+        await world.control.stop()
+
+    run(main)
+
+
+def test_a_control_that_begins_with_a_faulty_file_says_so(caplog):
+    fault = Fault("test.yaml", 6, 9, "clusters[0].dns.refresh", "is no time", "'x'", "a time")
+
+    async def main():
+        world = World()
+        world.control = world.new_control(faults=(fault, fault))
+        await world.control.start()
+        last = orjson.loads((await world.get("/api/v1/status"))[1])["last_reload"]
+        assert (last["outcome"], last["trigger"]) == ("refused", "control started")
+        assert (last["fault"]["text"], last["fault_count"]) == (str(fault), 2)
+        assert world.board.control_row[C_RELOAD_REFUSED_LAST] == 1
+        assert caplog.text.count(str(fault)) == 2
         await world.control.stop()
 
     run(main)
