@@ -21,6 +21,10 @@ class EndpointDataReading:
     """Size of what was missed, as given or learned."""
     work_s: float
     """Predicted seconds that the requests in flight have a slot for."""
+    polls_total: int
+    """Times that it was asked what it holds."""
+    polls_failed_total: int
+    """Those without an answer of use."""
 
     @property
     def hit_ratio(self) -> float | None:
@@ -31,13 +35,15 @@ class EndpointDataReading:
 
 def read_endpoint_data(board: Scoreboard, slot: int) -> EndpointDataReading:
     """The endpoint in `slot`."""
-    words = board.endpoint_sum(slot)
+    words, standing = board.endpoint_sum(slot), board.standing_row(slot)
     return EndpointDataReading(
         hits_total=words[sb.E_DATA_HITS],
         misses_total=words[sb.E_DATA_MISSES],
         surprises_total=words[sb.E_DATA_SURPRISES],
         moved_bytes_total=words[sb.E_DATA_MOVED_BYTES],
         work_s=words[sb.E_WORK_US] / 1e6,
+        polls_total=standing[sb.X_RESIDENCY_ASKED],
+        polls_failed_total=standing[sb.X_RESIDENCY_FAILED],
     )
 
 

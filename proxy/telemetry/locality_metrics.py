@@ -37,6 +37,16 @@ _ENDPOINT_COUNTERS: tuple[tuple[str, str, Callable[[EndpointDataReading], int]],
         "Size of the data that were missed; only ratios mean something while nobody gives sizes.",
         lambda r: r.moved_bytes_total,
     ),
+    (
+        "homeport_locality_residency_polls",
+        "Times that the endpoint was asked what data it holds.",
+        lambda r: r.polls_total,
+    ),
+    (
+        "homeport_locality_residency_poll_failures",
+        "Those to which it gave no answer of use.",
+        lambda r: r.polls_failed_total,
+    ),
 )
 _CLUSTER_GAUGES: tuple[tuple[str, str, Callable[[ClusterDataReading], int]], ...] = (
     (

@@ -186,6 +186,10 @@ def test_what_endpoints_say_when_asked(start_daemon: StartDaemon, services: list
             return len({ask(client, key) for key in KEYS}) > 1
 
         wait_for(is_shared, "others to be asked too")
+    labels = f'{{endpoint="{holder.address}",service_name="data"}}'
+    polls = daemon.metrics()[f"homeport_locality_residency_polls_total{labels}"]
+    assert polls >= 3 and holder.polls >= 3
+    assert daemon.metrics()[f"homeport_locality_residency_poll_failures_total{labels}"] == 0
     daemon.stop()
 
 

@@ -61,6 +61,8 @@ def board():
             for word, value in CLUSTER_WORDS.items():
                 board.cluster_row(worker, slot)[word] = value
         board.cluster_row(worker, 0)[sb.K_DATA_KEYS] += worker
+    board.standing_row(0)[sb.X_RESIDENCY_ASKED] = 12
+    board.standing_row(0)[sb.X_RESIDENCY_FAILED] = 5
     return board
 
 
@@ -123,6 +125,8 @@ def test_metrics(board):
         "misses_total": 2,
         "surprises_total": 2,
         "moved_bytes_total": 20_971_520,
+        "residency_polls_total": 12,
+        "residency_poll_failures_total": 5,
         "predicted_work_seconds": 0.5,
     }
     of_cluster = {key[0]: value for key, value in samples.items() if key[1:] == ("data",)}
