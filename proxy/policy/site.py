@@ -43,8 +43,8 @@ class Site:
     """One endpoint."""
 
     __slots__ = (
-        "_done", "_failing", "_failing_at", "_line", "_others_ended", "_others_work_s", "classes", "distance_s",
-        "holdings", "is_speed_given", "learn_at", "pace", "s_per_byte", "tags", "transfers", "work_s",
+        "_done", "_failing", "_failing_at", "_line", "_open", "_others_ended", "_others_work_s", "classes",
+        "distance_s", "holdings", "is_speed_given", "learn_at", "pace", "s_per_byte", "tags", "transfers", "work_s",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -67,6 +67,7 @@ class Site:
         self._failing = 0.0
         self._failing_at = 0.0
         self._done = 0
+        self._open = 0
         self._line: deque[Placement] = deque()
         self._others_work_s = 0.0
         self._others_ended = 0
@@ -90,6 +91,7 @@ class Site:
 
     def on_sent(self, placement: "Placement", *, now: float) -> None:
         """A request was sent there, after `placement.in_flight` others."""
+        self._open += 1
         self.work_s += placement.charge_s
         before = placement.in_flight - self.pace.slots + 1
         if before > 0:
@@ -100,7 +102,9 @@ class Site:
 
     def on_ended(self, placement: "Placement", *, now: float) -> None:
         """It ended there, whatever became of it."""
-        self.work_s = max(self.work_s - placement.charge_s, 0.0)
+        self._open -= 1
+        # What is left of roundings with the last: next to a charge of 2^50 bytes they are no small seconds.
+        self.work_s = max(self.work_s - placement.charge_s, 0.0) if self._open else self._others_work_s
         if placement.started_at is None:
             # Before its turn: it was given up, or there are more slots than thought.
             self._line.remove(placement)

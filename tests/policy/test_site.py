@@ -75,12 +75,19 @@ def test_the_charge_is_work_and_transfer():
     assert site.work_s == 0.0
 
 
-def test_the_charge_never_falls_below_nothing():
+def test_charges_of_any_size_leave_nothing():
+    """1 and 2^60 in floats of 53 bits: 1 is lost when it is added, and missing when it is taken away."""
     site = site_of()
-    first = sent(site, 0, now=1, service_s=0.1)
-    site.work_s = 0.05  # as told by another worker
-    site.on_ended(first, now=2)
-    assert site.work_s == 0.0
+    site.on_others(3.0, 0, now=0)
+    placements = [
+        sent(site, others, now=1, transfer_s=size) for others, size in enumerate([2.0**60, 1.0, 0.1])
+    ]
+    site.on_ended(placements[0], now=2)
+    assert 0.0 <= site.work_s < 10.0
+    site.on_ended(placements[1], now=2)
+    assert site.work_s >= 0.0
+    site.on_ended(placements[2], now=2)
+    assert site.work_s == 3.0
 
 
 def test_who_finds_a_slot_has_it_at_once():
