@@ -29,6 +29,11 @@ CLASS_WEIGHT = 0.1
 MEAN_WEIGHT = 0.02
 # A transfer seems this many times faster or slower than expected at most; one sample says no more.
 MOST_RATIO = 10.0
+# A size that somebody gave is wrong when a transfer says that it is so many times off, and it is `MOST_RATIO` times off
+# what is typical too: else it is the speed that is not known yet, for which this leaves room from 100 kB/s to 100 GB/s.
+MOST_WRONG = 1000.0
+# What is typical is no less for that: data that take no time, or little, are no measure.
+FIRST_BYTES = FIRST_TRANSFER_S * FIRST_BANDWIDTH
 # Transfers after which the typical speed is brought back to where it was.
 LEVEL_EVERY = 64
 # Processing types that are told apart; others count as none.
@@ -58,7 +63,7 @@ class Learning:
     def __init__(self, residency: Residency) -> None:
         self.sites: Sequence[Site] = ()
         """Of all members."""
-        self.typical_bytes = FIRST_TRANSFER_S * FIRST_BANDWIDTH
+        self.typical_bytes = FIRST_BYTES
         """Of a key that nobody has measured."""
         self.is_trusted = True
         """Data count in choices."""
@@ -107,11 +112,13 @@ class Learning:
         self.judged += 1
         weight = max(MEAN_WEIGHT, 1.0 / self.judged)
         error, plain = abs(worked_s - placement.charge_s), abs(worked_s - self.plain_s)
-        self.errors_s += error
-        self.error_s += weight * (error - self.error_s)
         if self.judged > 1:
+            # One wild prediction, as of a size that is a lie, is not to outweigh hundreds.
+            error = min(error, MOST_RATIO * max(plain, self.plain_error_s))
             self.plain_errors_s += plain
             self.plain_error_s += weight * (plain - self.plain_error_s)
+        self.errors_s += error
+        self.error_s += weight * (error - self.error_s)
         self.plain_s += weight * (worked_s - self.plain_s)
         if self.judged >= JUDGED_AFTER:
             limit = WORSE if self.is_trusted else 1.0
@@ -164,13 +171,19 @@ class Learning:
                 site.holdings.on_miss(key)
         transfer_s = max(worked_s - placement.terms.service_s, LEAST_S)
         size = sum([key.size_bytes for key in keys])
+        share = transfer_s / (size * site.s_per_byte)
+        for key in keys:
+            if key.is_given and self._is_lie(key.size_bytes, share):
+                key.is_given, key.samples, waited = False, 0, False
         if not waited and not site.is_speed_given and all([key.samples or key.is_given for key in keys]):
             ratio = min(max(transfer_s / (size * site.s_per_byte), 1.0 / MOST_RATIO), MOST_RATIO)
             site.transfers += 1
             site.s_per_byte *= 1.0 + max(SPEED_WEIGHT, 1.0 / (site.transfers + 1)) * (ratio - 1.0)
         share = transfer_s / (size * site.s_per_byte)
         for key in keys:
-            if not key.is_given:
+            if key.is_given:
+                key.samples += 1
+            else:
                 self._learn_size(key, key.size_bytes * share, waited)
         self._misses += 1
         weight = max(MEAN_WEIGHT, 1.0 / self._misses)
@@ -181,6 +194,19 @@ class Learning:
             self._is_given = True
         if self._misses % LEVEL_EVERY == 0:
             self._level()
+
+    def _is_lie(self, said_bytes: float, share: float) -> bool:
+        """Whether the size that was said cannot be, of which a transfer took `share` times as long as it should."""
+        if share < 1.0 / MOST_WRONG:
+            return said_bytes > MOST_RATIO * max(self.typical_bytes, FIRST_BYTES)
+        return share > MOST_WRONG and said_bytes * MOST_RATIO < self.typical_bytes
+
+    def believed_bytes(self, key: DataKey, said_bytes: float) -> float:
+        """What counts of a size that a request says `key` has. Before anything was seen of it no more than ten times
+        the typical, or 100 MB; later all that transfers do not disprove."""
+        if not key.samples:
+            return min(said_bytes, MOST_RATIO * max(self.typical_bytes, FIRST_BYTES))
+        return key.size_bytes if self._is_lie(said_bytes, key.size_bytes / said_bytes) else said_bytes
 
     def _learn_size(self, key: DataKey, seen_bytes: float, waited: bool) -> None:
         if key.samples:

@@ -72,7 +72,7 @@ class LocalityParams:
     """(zone, seconds by which its endpoints are farther away)."""
     max_keys: int = 50_000
     """Data keys that each worker remembers, and at least the 16 that one request may have; those not asked for longest
-    are forgotten first."""
+    are forgotten first. Each takes 0.4 to 0.6 KiB, and 80 bytes more for each further endpoint that holds it."""
     max_load_percent: int = 0
     """Requests in flight of one endpoint as a percentage of its fair share, beyond which it gets no more. Above 100;
     0 = 200."""
@@ -258,8 +258,8 @@ class Locality(Generic[C]):
         key.is_given = known is not None and known.is_given
         if not key.is_given and point in self._sizes:
             key.size_bytes, key.is_given = self._sizes[point], True
-        if facts.size_bytes and (len(facts.data_keys) == 1 or not key.is_given):
-            key.size_bytes, key.is_given = facts.size_bytes / len(facts.data_keys), True
+        if facts.size_bytes:
+            key.size_bytes, key.is_given = self._told(key, facts.size_bytes, len(facts.data_keys))
         return key
 
     def keys(self, facts: RequestFacts) -> Sequence[DataKey]:
@@ -269,13 +269,22 @@ class Locality(Generic[C]):
             for key in keys:
                 if not key.is_given and key.point in self._sizes:
                     self.give_size(key, self._sizes[key.point])
-        if facts.size_bytes and keys:
-            # It is that of all of them, and nobody says whose is how much.
-            size = facts.size_bytes / len(keys)
+        if facts.size_bytes:
             for key in keys:
-                if not key.is_given or (len(keys) == 1 and key.size_bytes != size):
-                    self.give_size(key, size)
+                size, is_given = self._told(key, facts.size_bytes, len(keys))
+                key.is_given = is_given
+                if size != key.size_bytes:
+                    self.residency.resize(key, size)
         return keys
+
+    def _told(self, key: DataKey, size_bytes: float, count: int) -> tuple[float, bool]:
+        """Size of `key`, and whether it is a given one, once a request has said that its `count` keys have `size_bytes`
+        together: nobody says whose is how much."""
+        if count > 1 and key.is_given:
+            return key.size_bytes, True
+        said = size_bytes / count
+        believed = self.learning.believed_bytes(key, said)
+        return believed, believed == said or (key.is_given and believed == key.size_bytes)
 
     def give_size(self, key: DataKey, size_bytes: float) -> None:
         """Somebody says that `key` has so many bytes, > 0."""

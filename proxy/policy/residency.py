@@ -158,7 +158,7 @@ class Holdings:
         """It was there; `had_left` = it was not expected to be."""
         self._misses = 0
         if had_left and self._is_learned and self.capacity_bytes:
-            self.capacity_bytes += GROW * key.size_bytes
+            self.capacity_bytes += min(GROW * key.size_bytes, self.capacity_bytes)
 
     def on_miss(self, key: DataKey) -> None:
         """It was not there though it should have been. (It is now: the request fetched it.)"""
@@ -184,6 +184,12 @@ class Holdings:
         if not limit or self.held_bytes <= limit:
             return
         kept, ghosts = self.kept, self._ghosts
+        last = next(reversed(kept))
+        if last.size_bytes > limit and len(kept) > 1:
+            # It passes through, or one wrong size would cost all that is known.
+            del kept[last]
+            self._left(last)
+            ghosts[last] = None
         while self.held_bytes > limit and len(kept) > 1:
             key, _ = kept.popitem(last=False)
             self._left(key)

@@ -138,6 +138,67 @@ def test_a_given_size_stays(world):
     assert world.sites[0].s_per_byte == pytest.approx(4 / FIRST_BANDWIDTH, rel=0.01)
 
 
+@pytest.mark.parametrize("size_bytes", [1.0, 2.0**50])
+def test_a_given_size_that_is_a_lie_is_learned(world, size_bytes):
+    """A transfer of 100 ms: 10 MB. Nothing is learned of the endpoint."""
+    key = world.key(1, size_bytes, is_given=True)
+    world.answer(world.place(key), WORK_S + 0.1, False)
+    assert (key.size_bytes, key.is_given, key.samples) == (pytest.approx(10e6), False, 1)
+    assert world.sites[0].s_per_byte == 1 / FIRST_BANDWIDTH
+    assert world.learning.typical_bytes == pytest.approx(10e6)
+
+
+@pytest.mark.parametrize(
+    ("said", "unseen", "seen"),
+    [
+        (1.0, 1.0, 10e6),
+        (9e3, 9e3, 10e6),
+        (11e3, 11e3, 11e3),
+        (1.1e6, 1.1e6, 1.1e6),
+        (40e6, 40e6, 40e6),
+        (9e9, 100e6, 9e9),
+        (11e9, 100e6, 10e6),
+        (2.0**50, 100e6, 10e6),
+    ],
+)
+def test_what_counts_of_a_size_that_is_said(world, said, unseen, seen):
+    """At most ten times the typical 10 MB before a transfer was seen; then what is within 1000 times."""
+    key = world.key(1)
+    assert world.learning.believed_bytes(key, said) == unseen
+    world.answer(world.place(key), WORK_S + 0.1, False)
+    assert world.learning.believed_bytes(key, said) == pytest.approx(seen)
+
+
+@pytest.mark.parametrize(("size_bytes", "transfer_s"), [(90e6, 1e-6), (2e6, 50.0)])
+def test_a_given_size_that_is_typical_is_no_lie(world, size_bytes, transfer_s):
+    """What is thousands of times off then is the speed."""
+    key = world.key(1, size_bytes, is_given=True)
+    before = world.sites[0].s_per_byte
+    world.answer(world.place(key), WORK_S + transfer_s, False)
+    assert (key.size_bytes, key.is_given) == (size_bytes, True)
+    assert (world.sites[0].s_per_byte < before) is (transfer_s < 1)
+
+
+def test_a_size_that_takes_no_time_may_still_be_what_it_is(world):
+    """Where transfers seem free all sizes seem to be next to nothing; up to 100 MB may still be said."""
+    key = world.key(1, 100.0, samples=9)
+    assert world.learning.believed_bytes(key, 5e6) == 5e6
+    assert world.learning.believed_bytes(key, 101e6) == 100.0
+
+
+def test_a_given_size_that_is_seen_counts_as_seen(world):
+    key = world.key(1, is_given=True)
+    world.answer(world.place(key), WORK_S + 0.1, False)
+    assert (key.is_given, key.samples) == (True, 1)
+
+
+def test_of_several_keys_those_that_were_given_may_be_the_lie(world):
+    lie, seen = world.key(1, 2.0**50, is_given=True), world.key(2, samples=5)
+    world.answer(world.place(lie, seen), WORK_S + 0.2, False)
+    assert (lie.is_given, seen.samples) == (False, 6)
+    assert lie.size_bytes < 1e9
+
+
 def test_several_keys_share_a_transfer(world):
     """30 MB seen where 10 and 5 were believed: twice as much of each."""
     one, two = world.key(1, 10e6), world.key(2, 5e6)
@@ -175,11 +236,11 @@ def test_what_is_typical(world):
 
 
 def test_one_sample_says_no_more_than_ten_times(world):
-    key = world.key(1, is_given=True)
+    key = world.key(1, samples=1)
     world.answer(world.place(key), WORK_S + 1e6, False)
     assert world.sites[0].s_per_byte == pytest.approx((1 + 0.5 * (MOST_RATIO - 1)) / FIRST_BANDWIDTH)
     world = World()
-    key = world.key(1, is_given=True)
+    key = world.key(1, samples=1)
     world.answer(world.place(key), WORK_S, False)
     assert world.sites[0].s_per_byte == pytest.approx((1 + 0.5 * (1 / MOST_RATIO - 1)) / FIRST_BANDWIDTH)
 
@@ -314,7 +375,7 @@ def test_an_unexpected_hit_lengthens_the_list(world):
     holdings.on_miss(second)  # 15 MB: the first leaves
     assert holdings.has_left(first)
     world.answer(world.place(first), WORK_S, True)
-    assert holdings.capacity_bytes == 15e6 + 4 * 10e6
+    assert holdings.capacity_bytes == 30e6
 
 
 def test_misses_of_data_on_their_way_are_no_surprise(world):
@@ -445,6 +506,18 @@ def test_errors_by_hand(world):
     assert learning.plain_s == pytest.approx(0.04)
     assert learning.plain_error_s == pytest.approx(0.04 / 2 * 2 / 3)
     assert learning.judged == 3
+
+
+def test_one_wild_prediction_does_not_outweigh_hundreds(world):
+    """A year where 20 ms were right counts ten times what the plain model is wrong by."""
+    rng = Random(1)
+    for _ in range(200):
+        told(world, rng, is_right=True)
+    placement = world.place()
+    placement.terms = Terms(0.0, 3e7, 0.0, 0.0, WORK_S)
+    world.answer(placement, 0.12)
+    assert world.learning.is_trusted
+    assert world.learning.error_s < 0.02 * 10 * 0.08
 
 
 def told(world, rng, *, is_right):

@@ -82,7 +82,8 @@ class Cluster:
         for key in keys:
             facts = RequestFacts(data_keys=(key,), size_bytes=size)
             placement = self.place(member, facts)
-            self.end(member, placement, took_s=0.12 if arrived else None, is_hit=False)
+            took_s = WORK_S + size / 1e8
+            self.end(member, placement, now=took_s, took_s=took_s if arrived else None, is_hit=False)
 
     def busy(self, member, count, seconds=WORK_S):
         """Its requests in flight, each of `seconds`."""
@@ -146,6 +147,17 @@ def test_data_on_their_way():
     assert cluster.terms(a, asks(b"k"), now=0.0) == pytest.approx(Terms(0.15, 0.0, 0.0, 0.0, WORK_S))
 
 
+def test_the_rest_of_the_way_is_weighed_against_a_transfer():
+    """30 ms of the way are left at a, and b is as good when its work takes 31 ms less; at 29 it is not."""
+    cluster = Cluster(2)
+    a, b = cluster.members
+    cluster.hold(b, b"k")
+    cluster.place(a, asks(b"k"), now=0.0)
+    for slower_s, expected in ((0.029, b), (0.031, a)):
+        b.site.pace.service_s = WORK_S + slower_s
+        assert cluster.choose(asks(b"k"), now=0.07) is expected
+
+
 def test_a_full_cache():
     """10 MB do not fit into what is left of 25: others will fetch as much again, which counts twice."""
     cluster = Cluster(1, cache_bytes=25_000_000)
@@ -154,6 +166,16 @@ def test_a_full_cache():
     assert cluster.terms(a, asks(b"m", size=10_000_000)).eviction_s == pytest.approx(EVICTION * 0.1)
     assert cluster.terms(a, asks(b"n", size=5_000_000)).eviction_s == 0.0
     assert cluster.terms(a, asks(b"k")).eviction_s == 0.0
+
+
+def test_a_place_that_nobody_has_to_leave():
+    cluster = Cluster(2)
+    a, b = cluster.members
+    a.site.update(slots=2, cache_bytes=15_000_000, bandwidth_bytes_per_s=1e8)
+    cluster.hold(a, b"k")
+    a.site.pace.service_s = 0.001
+    assert cluster.choose(asks(b"l", size=4_000_000)) is a
+    assert cluster.choose(asks(b"l", size=6_000_000)) is b
 
 
 def test_several_keys():
@@ -174,9 +196,16 @@ def test_a_processing_type():
     assert cluster.terms(a, asks(work_class=b"new")).service_s == WORK_S
 
 
-@pytest.mark.parametrize(
-    ("size", "transfer_s", "crowding_s"), [(1, 1e-8, 5e-9), (2**50, 2**50 / 1e8, 2**50 / 2e8)]
-)
+def test_a_processing_type_may_take_longer_than_a_transfer():
+    cluster = Cluster(2)
+    a, b = cluster.members
+    cluster.hold(a, b"k")
+    a.site.classes[b"etl"] = 9.0
+    assert cluster.choose(asks(b"k")) is a
+    assert cluster.choose(asks(b"k", work_class=b"etl")) is b
+
+
+@pytest.mark.parametrize(("size", "transfer_s", "crowding_s"), [(1, 1e-8, 5e-9), (2**50, 1.0, 0.5)])
 def test_sizes_at_the_extremes(size, transfer_s, crowding_s):
     cluster = Cluster(2)
     a, b = cluster.members
@@ -436,6 +465,22 @@ def test_a_size_that_was_learned_and_is_said_is_learned_no_more():
     key.samples = 1
     cluster.choose(asks(b"k", size=5_000_000))
     assert key.is_given
+
+
+def test_sizes_that_are_too_good_to_be_true():
+    """Ten times the typical is what counts, as a guess, until a transfer was seen; then only what can be."""
+    cluster = Cluster(2)
+    a, b = cluster.members
+    cluster.choose(asks(b"k", size=2**50))
+    key = cluster.locality.residency.find(key_point(b"k"))
+    assert (key.size_bytes, key.is_given) == (100e6, False)
+    placement = cluster.place(a, asks(b"k"))
+    cluster.end(a, placement, now=2.02, took_s=2.02, is_hit=False)
+    assert key.size_bytes == pytest.approx(200e6)
+    cluster.choose(asks(b"k", size=2**50))
+    assert (key.size_bytes, key.is_given) == (pytest.approx(200e6), False)
+    cluster.choose(asks(b"k", size=500_000_000))
+    assert (key.size_bytes, key.is_given) == (500e6, True)
 
 
 def test_the_size_of_several_keys_is_shared_out():

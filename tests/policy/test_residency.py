@@ -106,12 +106,24 @@ def test_would_evict(size, capacity, held, expected):
 
 
 def test_the_last_one_stays_whatever_its_size():
-    residency, holdings, keys = filled([10, 2**50], capacity_bytes=100)
-    assert points(holdings) == [1]
-    assert holdings.held_bytes == 2**50
-    holdings.touch(keys[0], 0.0)
+    residency, holdings, keys = filled([2**50], capacity_bytes=100)
     assert points(holdings) == [0]
+    assert holdings.held_bytes == 2**50
+    holdings.touch(sized(residency, 1, 10), 0.0)
+    assert points(holdings) == [1]
     assert holdings.held_bytes == 10
+    agree(residency, holdings)
+
+
+def test_what_is_larger_than_the_cache_passes_through():
+    """A size that is a lie would else cost all that is known."""
+    residency, holdings, keys = filled([10, 20, 2**50], capacity_bytes=100)
+    assert points(holdings) == [0, 1]
+    assert holdings.has_left(keys[2])
+    agree(residency, holdings)
+    residency.resize(keys[1], 2**50)
+    assert points(holdings) == [0]
+    assert holdings.has_left(keys[1])
     agree(residency, holdings)
 
 
@@ -211,9 +223,11 @@ def test_an_unexpected_hit_says_that_there_is_more():
     assert holdings.capacity_bytes == 0.0  # no end is known: nothing can be beyond it
     holdings.on_miss(keys[1])
     holdings.on_hit(keys[0], had_left=True)
-    assert holdings.capacity_bytes == 75 + GROW * 40
+    assert holdings.capacity_bytes == 2 * 75  # no more than twice as much
+    holdings.on_hit(keys[2], had_left=True)
+    assert holdings.capacity_bytes == 150 + GROW * 20
     holdings.on_hit(keys[0], had_left=False)
-    assert holdings.capacity_bytes == 75 + GROW * 40
+    assert holdings.capacity_bytes == 150 + GROW * 20
 
 
 def test_a_cache_is_never_smaller_than_what_it_just_fetched():
@@ -371,10 +385,17 @@ def test_a_size_that_others_learned():
     holdings.expect(5.0)
     assert holdings.capacity_bytes == 25.0
     holdings.on_hit(keys[0], had_left=True)
-    assert holdings.capacity_bytes == 25.0 + GROW * 10
+    assert holdings.capacity_bytes == 2 * 25.0
     given = Holdings(50.0)
     given.expect(10.0)
     assert given.capacity_bytes == 50.0
+
+
+def test_it_is_lost_without_a_miss():
+    residency, holdings, keys = filled([10] * 5, capacity_bytes=40.0)
+    holdings.lose()
+    assert (points(holdings), holdings.capacity_bytes, holdings.losses) == ([], 40.0, 1)
+    agree(residency, holdings)
 
 
 def test_others_found_it_lost():

@@ -210,9 +210,11 @@ def test_all_is_well_at_first():
 def test_failures():
     """30 % of what is left each time: 0.7, 0.49, 0.343."""
     site = site_of()
+    assert not site.is_failing
     for expected in (0.7, 0.49, 0.343):
         site.on_outcome(True, now=5)
         assert site.success(5) == pytest.approx(expected)
+    assert site.is_failing
     site.on_outcome(False, now=5)  # 0.657 · 0.9
     assert site.success(5) == pytest.approx(1 - 0.657 * 0.9)
 
