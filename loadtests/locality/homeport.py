@@ -53,12 +53,16 @@ class Homeport:
         if now >= self._refresh_at:
             locality.refresh(self._usable)
             self._refresh_at = now + REFRESH_S
-        facts = RequestFacts(data_keys=(request.dataset.name.encode(),))
+        facts = self.facts(request)
         member = locality.choose(self._usable, facts, now=now)
         assert member is not None
         self._open[request.number] = member, locality.place(member, facts, now=now)
         member.in_flight += 1
         return member.number
+
+    def facts(self, request: Request) -> RequestFacts:
+        """What it says of itself."""
+        return RequestFacts(data_keys=(request.dataset.name.encode(),))
 
     def on_done(self, request: Request, endpoint: int, reply: Reply, *, now: float) -> None:
         member, placement = self._open.pop(request.number)
