@@ -3,7 +3,10 @@
 Two views of one load, in turn because the first disturbs the second: by Python function (the sampler of
 `sampled.py`) and by program part (the kernel, the interpreter, uvloop, httptools), for which `perf` is
 needed. Shares of the proxy's CPU time; multiplied by the CPU time per request, which is printed too,
-microseconds."""
+microseconds.
+
+`--row locality` is the policy of data locality alone, in this process: a choice and its answer, by number of
+endpoints."""
 
 import argparse
 import json
@@ -19,6 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from loadtests import sampled
+from loadtests.locality import decision
 from loadtests.peers import origin, proxies, rows
 from loadtests.peers.bench import cores
 from loadtests.peers.certificate import write_certificate
@@ -29,6 +33,9 @@ from loadtests.peers.verify import check_row, wait_until_forwarding
 
 SHOWN = 24
 PERF_HZ = 997  # a prime, so as not to fall into step with timers
+LOCALITY = "locality"
+LOCALITY_ENDPOINTS = (10, 100)
+DECISIONS_PER_S = 40_000  # about as many as take a second
 PERF_LINE = re.compile(r"^\s*([\d.]+)%\s+(\S+)")
 
 
@@ -114,13 +121,27 @@ def _table(title: str, shares: dict[str, float], cost_us: float) -> Table:
     return table
 
 
+def _decisions(seconds: float) -> Table:
+    table = Table(title="CPU µs by data locality, one key", title_justify="left")
+    for name in ("endpoints", "choose + place", "on_answer + on_end"):
+        table.add_column(name, justify="right")
+    for endpoints in LOCALITY_ENDPOINTS:
+        found = decision.measure(endpoints, max(int(seconds * DECISIONS_PER_S), 1))
+        table.add_row(str(endpoints), f"{found.choice_us:.1f}", f"{found.answer_us:.1f}")
+    return table
+
+
 def main() -> int:
     """Exit status: 0, or 2 when nothing could be measured."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.costs", description=__doc__)
     paced = {row.name for row in rows.ROWS if row.load is not None}
-    parser.add_argument("--row", choices=sorted(set(rows.BY_NAME) - paced), default="headers")
+    parser.add_argument("--row", choices=sorted({*rows.BY_NAME, LOCALITY} - paced), default="headers")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each measurement (default 5)")
     options = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    if options.row == LOCALITY:
+        console.print(_decisions(options.seconds))
+        return 0
     row = rows.BY_NAME[options.row]
     try:
         with (
@@ -135,7 +156,6 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    console = Console(width=None if sys.stdout.isatty() else 100)
     console.print(f"{row.title}: {cost_us:.1f} µs CPU a request")
     console.print(_table("By Python function (C code counts for its caller)", functions, cost_us))
     if parts:

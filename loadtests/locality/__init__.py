@@ -7,8 +7,8 @@ two cores, each with services and load of its own.
     physics      an endpoint: slots, a line, a cache; pure
     simulation   a trace run through a policy in virtual time
     policies     what other proxies do, and bounds that know everything
-    homeport     our own policy in the simulation
     homeport     what Homeport does
+    decision     what a decision of Homeport costs
     figures      hit ratio, mean, quantiles of a run
     service      the endpoints of a run as a process
     load         a trace sent to a proxy as a process

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from loadtests.costs import _table, parse_perf
+from loadtests.costs import _decisions, _table, parse_perf
 from loadtests.sampled import Sampler
 
 REPORT = """
@@ -38,6 +38,14 @@ def test_names_in_brackets_are_shown():
     console.print(_table("parts", parse_perf(REPORT), 100.0))
     shown = console.file.getvalue()
     assert "[kernel.kallsyms]" in shown and "42.4" in shown
+
+
+def test_decisions_are_measured():
+    console = Console(file=io.StringIO(), width=100)
+    console.print(_decisions(0.01))
+    rows = [line.split() for line in console.file.getvalue().splitlines() if line.startswith("│")]
+    assert [row[1] for row in rows] == ["10", "100"]
+    assert all(float(row[3]) > 0 and float(row[5]) > 0 for row in rows)
 
 
 @pytest.mark.parametrize(

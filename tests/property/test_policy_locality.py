@@ -146,6 +146,20 @@ class Books(RuleBasedStateMachine):
             assert 0.0 < forecast.success <= 1.0
             assert forecast.score_s() >= forecast.score_s(is_trusted=False) >= 0.0
 
+    @rule(facts=facts, one=st.integers(0, 19), other=st.integers(0, 19))
+    def choose_as_explained(self, facts, one, other):
+        """Of two all are looked at, and what is chosen is what `forecast` says is best."""
+        count = len(self.members)
+        candidates = tuple(dict.fromkeys((self.members[one % count], self.members[other % count])))
+        allowed = [each for each in candidates if facts.require <= each.site.tags]
+        if allowed and len(facts.data_keys) == 0:
+            chosen = self.locality.choose(candidates, facts, now=self.now)
+            scores = {each: self.score(each, facts) for each in allowed}
+            assert scores[chosen] <= min(scores.values()) * (1 + 1e-9)
+
+    def score(self, member, facts):
+        return self.locality.forecast(member, facts, now=self.now).score_s(self.locality.learning.is_trusted)
+
     @invariant()
     def charges_are_released(self):
         for member in self.known:
