@@ -238,6 +238,20 @@ def test_the_forecast_is_what_is_compared():
     assert forecast.score_s(is_trusted=False) == pytest.approx(0.06 / 0.7 + 1.56)
 
 
+def test_the_parts_of_a_penalty():
+    """2 s of terms become 2/0.5 = 4, and half of 5 s; the rest of the penalty is distance."""
+    forecast = Forecast(Terms(1.0, 0.5, 0.0, 0.0, 0.5), 0.5, 2.5 + 0.07, False)
+    assert forecast.failures_s == pytest.approx(2.0 + 2.5)
+    assert forecast.distance_s == pytest.approx(0.07)
+    assert forecast.score_s() == pytest.approx(2.0 + forecast.failures_s + forecast.distance_s)
+
+
+def test_a_forecast_goes_by_the_table():
+    cluster = Cluster(1, LocalityParams(sizes=((b"k", 30_000_000),)))
+    assert cluster.terms(cluster.members[0], asks(b"k")).transfer_s == pytest.approx(0.3)
+    assert len(cluster.locality.residency) == 0
+
+
 def test_an_overloaded_one_is_behind_all_others():
     forecast = Forecast(Terms(1.0, 0.0, 0.0, 0.0, 1.0), 1.0, 0.0, True)
     assert forecast.score_s() == 2.0 + OVERLOADED_S
@@ -387,6 +401,23 @@ def test_owners_that_are_away_are_passed_over():
     assert cluster.choose(asks(b"k"), among=among) is cluster.members[owners[1]]
     cluster.busy(cluster.members[owners[1]], 9)
     assert cluster.choose(asks(b"k"), among=among) is cluster.members[owners[3]]
+
+
+def test_who_is_an_owner():
+    cluster = Cluster(10)
+    key = cluster.locality.residency.key(key_point(b"k"))
+    assert not any(
+        cluster.locality.is_owner(member, key) for member in cluster.members
+    )  # nobody has chosen yet
+    cluster.choose(asks(b"k"))
+    owners = cluster.locality.owners(b"k", cluster.members)
+    assert len(owners) == 2
+    assert [member for member in cluster.members if cluster.locality.is_owner(member, key)] == sorted(
+        owners, key=cluster.members.index
+    )
+    among = tuple(member for member in cluster.members if member is not owners[0])
+    assert cluster.locality.owners(b"k", among)[0] is owners[1]
+    assert cluster.locality.owners(b"k", ()) == []
 
 
 def test_a_holder_that_is_away():

@@ -4,7 +4,17 @@ from collections import OrderedDict
 
 import pytest
 
-from proxy.policy.residency import GROW, LOST_AFTER, MIN_GHOSTS, SHRINK, DataKey, Holdings, Residency
+from proxy.policy.hashring import key_point
+from proxy.policy.residency import (
+    GROW,
+    LOST_AFTER,
+    MIN_GHOSTS,
+    MOST_NAMES,
+    SHRINK,
+    DataKey,
+    Holdings,
+    Residency,
+)
 
 
 def sized(residency, point, size_bytes):
@@ -361,6 +371,18 @@ def test_the_key_asked_for_longest_ago_makes_room():
     assert len(residency) == 1
     assert points(holdings) == []
     assert holdings.held_bytes == 0
+
+
+def test_keys_by_name():
+    """Names keep their points, for so many names at once."""
+    residency = Residency(2)
+    key = residency.named(b"k")
+    assert key.point == key_point(b"k")
+    assert residency.named(b"k") is key
+    for number in range(MOST_NAMES + 10):
+        residency.named(b"%d" % number)
+    assert len(residency._named) <= MOST_NAMES
+    assert residency.named(b"k").point == key_point(b"k")
 
 
 def test_a_look_changes_nothing():
