@@ -16,11 +16,12 @@ class Permits(RuleBasedStateMachine):
         super().__init__()
         self.files = LockFiles()
         self.workers = [WorkerLocks(self.files.fds, worker) for worker in range(4)]
+        self.locks = [each.of(9) for each in self.workers]
         self.held = {}
         self.limit = 6
 
     def permits(self, worker):
-        return self.workers[worker].of(9).permits
+        return self.locks[worker].permits
 
     @rule(worker=WORKERS)
     def take(self, worker):
@@ -51,6 +52,7 @@ class Permits(RuleBasedStateMachine):
     def die(self, worker):
         self.workers[worker].close()
         self.workers[worker] = WorkerLocks(self.files.fds, worker)
+        self.locks[worker] = self.workers[worker].of(9)
         self.held = {number: holder for number, holder in self.held.items() if holder != worker}
 
     @invariant()
