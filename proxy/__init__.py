@@ -8,7 +8,7 @@ Map of the package, from the pure core outwards; imports point from the bottom o
     scoreboard              gauges and counters in single-writer rows
     listener_counts         which of a worker's connections came by which listener
     mailbox listening       messages with descriptors between processes; listening sockets
-    permits                 permits and trials of endpoints, exact over all workers by kernel locks
+    permits                 permits, connections and trials of endpoints, exact over all workers by kernel locks
     children systemd        child processes; what a service manager wants to hear
     inquiry                 what control asks workers to explain, and their answers, as messages
     key_function            a site's own functions that find data keys, by name
@@ -21,6 +21,7 @@ Map of the package, from the pure core outwards; imports point from the bottom o
     telemetry/              metrics and status over the scoreboard, the access log
     endpoint surroundings   endpoints and leases of a worker; what it knows of the others
     standings trials        which endpoints are usable; single requests to those whose circuit is open
+    connections             how many connections there are to an endpoint over all workers
     waiting                 the queue of a cluster over all workers
     cluster table           mutable state of a worker: who gets a request; compiled routes
     explanation             a worker's answer to where a request would go, and why

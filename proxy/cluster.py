@@ -18,6 +18,7 @@ each worker's own: every worker sees enough answers of an endpoint that it uses,
 from collections.abc import Collection, Mapping
 from math import ceil, inf
 
+from proxy.connections import ConnectionLimit
 from proxy.data_routing import DataRouting
 from proxy.endpoint import Endpoint, Hold, Lease
 from proxy.errors import Reason, RoutingError
@@ -179,6 +180,10 @@ class Cluster:
     def active(self) -> int:
         """Requests in flight in this worker; those that wait are not among them."""
         return sum([endpoint.in_flight - endpoint.elsewhere for endpoint in self.endpoints])
+
+    def connection_limit(self, endpoint: Endpoint) -> ConnectionLimit:
+        """How many connections there may be to `endpoint`, one of this cluster's."""
+        return ConnectionLimit(endpoint, self._surroundings)
 
     # ------------------------------------------------------------------ picks
 

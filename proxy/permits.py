@@ -1,10 +1,11 @@
-"""Permits and trials of endpoints, exact over all workers, as locks that the kernel keeps.
+"""Permits, connections and trials of endpoints, exact over all workers, as locks that the kernel keeps.
 
-`max_connections: n` is n bytes of a file, and a request in flight holds a write lock on one of them; as many trials of
-an open circuit as may be at once are bytes of the same file. Nobody can hold a byte that another holds, the locks of a
-worker that dies are free at that moment, and those of old workers go on counting while new ones serve beside them. So
-there is nothing that could be lost, doubled or would have to be counted again; accounts of permits that travel between
-workers in messages need epochs, acknowledgements and audits for that. A lock and its release take 1.6 µs together.
+`max_connections: n` is n bytes of a file, and a request in flight holds a write lock on one of them; n more are held by
+open connections, and as many trials of an open circuit as may be at once are bytes of the same file. Nobody can hold a
+byte that another holds, the locks of a worker that dies are free at that moment, and those of old workers go on
+counting while new ones serve beside them. So there is nothing that could be lost, doubled or would have to be counted
+again; accounts of permits that travel between workers in messages need epochs, acknowledgements and audits for that. A
+lock and its release take 1.6 µs together.
 
 The locks are open file description locks (fcntl(2), Linux 3.15): they belong to what `open` made, not to the process.
 A descriptor that was inherited or sent shares the locks of its origin, so each worker opens the files anew by
@@ -24,11 +25,12 @@ from weakref import WeakValueDictionary
 
 # Files over which the endpoints are spread by their slots, at a descriptor each in every process.
 LOCK_FILES = 8
-# Bytes of an endpoint: permits from the first on, trials from the middle on. A file of memory has none of them; locks
-# may be beyond its end.
+# Bytes of an endpoint: permits from the first on, connections from a quarter on, trials from the middle on. A file of
+# memory has none of them; locks may be beyond its end.
 _REGION = 1 << 32
+_CONNECTIONS_AT = 1 << 30
 _TRIALS_AT = 1 << 31
-MAX_PERMITS = _TRIALS_AT
+MAX_PERMITS = _CONNECTIONS_AT
 # Bytes of which the owner is asked in one search, 0.7 µs each. What was not found goes on being looked for at the next
 # search; a byte that nobody finds at once costs a request a moment of waiting.
 MAX_LOOKS = 256
@@ -61,7 +63,7 @@ class LockFiles:
 
 
 class Bytes:
-    """A range of bytes of which up to `limit` are held at once over all workers: permits, or trials.
+    """A range of bytes of which up to `limit` are held at once over all workers: permits, connections, or trials.
 
     One object for each range and worker: for the kernel whoever opened the file may lock again what it has.
     """
@@ -155,10 +157,11 @@ class Bytes:
 class EndpointLocks:
     """The locks of one endpoint, as one worker has them."""
 
-    __slots__ = ("__weakref__", "permits", "trials")
+    __slots__ = ("__weakref__", "connections", "permits", "trials")
 
     def __init__(self, fd: int, base: int, start_ratio: float) -> None:
         self.permits = Bytes(fd, base, start_ratio)
+        self.connections = Bytes(fd, base + _CONNECTIONS_AT, start_ratio)
         self.trials = Bytes(fd, base + _TRIALS_AT, 0.0)
 
     def __repr__(self) -> str:

@@ -214,6 +214,18 @@ class Worker:
                     for report in body.get("reports", ()):
                         cluster.data.on_report(*report)
 
+    def on_asked_to_close(self, body: Mapping[str, Any]) -> None:
+        """Another worker has a request for an endpoint to which there may be no further connection."""
+        if self._plane is not None:
+            for pool in self._plane.pools_at(body["close_idle"]):
+                pool.yield_idle(body["from"])
+
+    def on_closed(self, body: Mapping[str, Any]) -> None:
+        """Another worker has closed a connection, as it was asked to."""
+        if self._plane is not None:
+            for pool in self._plane.pools_at(body["closed_idle"]):
+                pool.wake()
+
     def on_inquiry(self, body: Mapping[str, Any]) -> None:
         """Control asks where a request would go. It gets no answer when that is nothing this worker knows."""
         inquiry = parse_inquiry(body)
@@ -309,6 +321,10 @@ class _Process:
             self._worker.on_free(message.body)
         elif "news" in message.body:
             self._worker.on_news(message.body)
+        elif "close_idle" in message.body:
+            self._worker.on_asked_to_close(message.body)
+        elif "closed_idle" in message.body:
+            self._worker.on_closed(message.body)
         elif "explain" in message.body:
             self._worker.on_inquiry(message.body)
         else:

@@ -97,10 +97,8 @@ class Delivery:
         self.began = now
         upstream = pool.take(not can_repeat)
         if upstream is None:
-            self.is_reused = False
             self._connecting = pool.connect(exchange)
             return False
-        self.is_reused = True
         self.send(upstream, exchange)
         return True
 
@@ -109,6 +107,7 @@ class Delivery:
         self._connecting = None
         self.upstream = upstream
         self.connections += 1
+        self.is_reused = upstream.requests > 0
         upstream.relay = exchange
         upstream.requests += 1
         upstream.wire.write(self._request)
@@ -166,7 +165,6 @@ class Delivery:
         if not self.is_reused or not self.is_kept:
             return False
         assert self.endpoint is not None and self._pool is not None
-        self.is_reused = False
         self.endpoint.row[E_RETRIES] += 1
         self.drop()
         self._connecting = self._pool.connect(exchange)

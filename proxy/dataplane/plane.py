@@ -147,9 +147,16 @@ class Plane:
         pool = self._pools.get(endpoint)
         if pool is None:
             pool = self._pools[endpoint] = Pool(
-                endpoint, cluster.spec, self.loop, self.outbox, self.tls, self.blocked
-            )
+                endpoint, cluster.spec, self.loop, self.outbox, self.tls, self.blocked,
+                cluster.connection_limit(endpoint),
+            )  # fmt: skip
+            if self.is_draining:
+                pool.drain()
         return pool
+
+    def pools_at(self, slot: int) -> list[Pool]:
+        """The connections to the endpoint in `slot`: one pool, or two while an endpoint of before has some left."""
+        return [pool for endpoint, pool in self._pools.items() if endpoint.spec.slot == slot]
 
     def apply(self, table: Table) -> None:
         """Serve from `table` from the next request on. Raises `ssl.SSLError` or `ValueError`, and then nothing has
@@ -283,6 +290,8 @@ class Plane:
         if not self.is_draining:
             self.is_draining = True
             self._drain_began = self.monotonic()
+            for pool in self._pools.values():
+                pool.drain()
 
     def drain_listener(self, listener: "Listener") -> None:
         """Answer with `Connection: close` on its connections from now on, and close those that stay idle."""

@@ -2,6 +2,9 @@
 
 The connection used last is used next: with LIFO order the surplus grows old and is closed, and the one in use is the
 least likely to have been closed by the endpoint meanwhile.
+
+To an endpoint with `max_connections` there are no more over all workers, idle ones included. A request that finds all
+places taken waits for an idle connection of this worker, or for another worker to close one, see `connections`.
 """
 
 import asyncio
@@ -11,6 +14,7 @@ from collections.abc import Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from proxy.connections import ConnectionLimit
 from proxy.dataplane.outbox import Outbox
 from proxy.dataplane.tls import TlsContexts, TlsFailure, TlsTransport
 from proxy.dataplane.upstream import Upstream
@@ -28,6 +32,11 @@ _log = logging.getLogger(__name__)
 
 # Clients that do not take their answers, up to which their memory does not matter: 64 at 0.7 MB each.
 MANY_BLOCKED = 64
+# Seconds between two looks for a place, when nobody says that there is one.
+LOOK_S = 0.005
+# Seconds after which a connection is made without a place: a worker that stands still closes no idle one. The request's
+# own permit holds in any case.
+PATIENCE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +62,14 @@ class Pool:
     """The connections of a worker to one endpoint."""
 
     __slots__ = (
+        "_askers",
         "_blocked",
         "_contexts",
         "_idle",
+        "_is_draining",
+        "_limit",
         "_loop",
+        "_seekers",
         "endpoint",
         "open",
         "outbox",
@@ -72,6 +85,7 @@ class Pool:
         outbox: Outbox,
         contexts: TlsContexts,
         blocked: Sized,
+        limit: ConnectionLimit,
     ) -> None:
         self.endpoint = endpoint
         self.params = spec.pool
@@ -85,6 +99,12 @@ class Pool:
         """Every connection, idle or not."""
         self._idle: list[Upstream] = []
         self._loop = loop
+        self._limit = limit
+        self._seekers: list[asyncio.Future[None]] = []
+        """Requests that wait for a place."""
+        self._askers: list[int] = []
+        """Workers to be told when a connection is closed."""
+        self._is_draining = False
 
     def __repr__(self) -> str:
         return f"Pool({self.endpoint.id!r}, {len(self._idle)} idle of {len(self.open)})"
@@ -99,6 +119,15 @@ class Pool:
         if wanted != self.security:
             self.security = wanted
             self.close_idle(now)
+        for upstream in [one for one in self._idle if not self._limit.may_keep(one.place)]:
+            upstream.close()
+
+    def drain(self) -> None:
+        """Keep nothing idle that others may need: a worker that ends does not hear them ask."""
+        self._is_draining = True
+        if self._limit.is_set:
+            for upstream in list(self._idle):
+                upstream.close()
 
     @property
     def is_pressed(self) -> bool:
@@ -127,12 +156,14 @@ class Pool:
         worn = params.max_requests and upstream.requests >= params.max_requests
         # By identity: this is asked after every request.
         is_stale = upstream.security is not self.security or self.endpoint.is_removed
-        if worn or is_stale or len(idle) >= params.max_idle:
+        may_keep = self._limit.may_keep(upstream.place) and not (self._is_draining and self._limit.is_set)
+        if worn or is_stale or not may_keep or len(idle) >= params.max_idle:
             upstream.close()
             return
         upstream.idle_since = now
         idle.append(upstream)
         self.endpoint.row[E_IDLE] += 1
+        self.wake()
 
     # Gauges are changed by one, never stored: an endpoint that leaves and comes back has two pools for a while, which
     # share the row.
@@ -147,6 +178,33 @@ class Pool:
         if upstream in self.open:
             self.open.remove(upstream)
             self.endpoint.row[E_CONNECTIONS] -= 1
+        self._free(upstream)
+
+    def _free(self, upstream: Upstream) -> None:
+        """Give back the place of a connection that is being closed; the loop closes it in this turn."""
+        if upstream.place >= 0:
+            self._loop.call_soon(self._give, upstream.place)
+            upstream.place = -1
+
+    def _give(self, place: int) -> None:
+        self._limit.give(place)
+        if self._askers:
+            self._limit.tell(self._askers.pop(0))
+        else:
+            self.wake()
+
+    def wake(self) -> None:
+        """There may be a place, or an idle connection, for a request that waits."""
+        for seeker in self._seekers:
+            if not seeker.done():
+                _set(seeker)
+                return
+
+    def yield_idle(self, asker: int) -> None:
+        """Close the connection that has been idle longest, if there is one, for the worker in slot `asker`."""
+        if self._idle:
+            self._askers.append(asker)
+            self._idle[0].close()
 
     def discard(self, upstream: Upstream) -> None:
         """Forget an idle connection that ended."""
@@ -167,9 +225,44 @@ class Pool:
         return spawn(self._connect(exchange), name=f"connect {self.endpoint.id}")
 
     async def _connect(self, exchange: "Exchange") -> None:
+        place = -1
+        if self._limit.is_set:
+            found = await self._find_place()
+            if isinstance(found, Upstream):
+                exchange.on_connected(found)
+                return
+            place = found
+        upstream = Upstream(self, place)
+        try:
+            await self._open(upstream, exchange)
+        finally:
+            if not upstream.wire.is_open:
+                self._free(upstream)
+
+    async def _find_place(self) -> Upstream | int:
+        """A place for a new connection, -1 after `PATIENCE_S` without one; or an idle connection, if that comes
+        first."""
+        until = self._loop.time() + PATIENCE_S
+        while True:
+            upstream = self.take(carefully=True)
+            if upstream is not None:
+                return upstream
+            place = self._limit.take()
+            if place >= 0 or self._loop.time() >= until:
+                return place
+            self._limit.ask()
+            seeker = self._loop.create_future()
+            self._seekers.append(seeker)
+            timer = self._loop.call_later(LOOK_S, _set, seeker)
+            try:
+                await seeker
+            finally:
+                timer.cancel()
+                self._seekers.remove(seeker)
+
+    async def _open(self, upstream: Upstream, exchange: "Exchange") -> None:
         row = self.endpoint.row
         row[E_CONNECTS] += 1
-        upstream = Upstream(self)
         try:
             if upstream.security is None:
                 await self._reach(upstream)
@@ -231,3 +324,8 @@ class Pool:
             _log.debug("endpoint %s: %s", self.endpoint.id, failure.value)
             transport.abort()
             raise TlsError(failure)
+
+
+def _set(seeker: "asyncio.Future[None]") -> None:
+    if not seeker.done():
+        seeker.set_result(None)

@@ -30,10 +30,12 @@ CLOSE_TIMEOUT_MS = 30_000
 class Upstream(asyncio.Protocol):
     """A connection to an endpoint."""
 
-    __slots__ = ("idle_since", "pool", "relay", "requests", "security", "wire")
+    __slots__ = ("idle_since", "place", "pool", "relay", "requests", "security", "wire")
 
-    def __init__(self, pool: "Pool") -> None:
+    def __init__(self, pool: "Pool", place: int) -> None:
         self.pool = pool
+        self.place = place
+        """Number of its place among the connections that the endpoint may have; -1 = it has none."""
         self.wire = Wire(pool.outbox)
         self.security = pool.security
         """What the connection was asked for; it is not used any more when the pool asks for something else."""

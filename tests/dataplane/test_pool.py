@@ -10,6 +10,7 @@ class Connection:
     """An open one; when it is closed, its pool is told of its end later."""
 
     requests = 1
+    place = -1
     security = None
     idle_since = 0.0
 
@@ -36,7 +37,8 @@ def test_two_pools_share_a_row():
 
     def pool():
         one = fleet.apply(spec)
-        return Pool(one.endpoints[0], one.spec, None, None, None, ())
+        member = one.endpoints[0]
+        return Pool(member, one.spec, None, None, None, (), one.connection_limit(member))
 
     before = pool()
     busy, idle = connection(before), connection(before)
