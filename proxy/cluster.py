@@ -352,8 +352,13 @@ class Cluster:
         )
 
     def _no_endpoint(self, now: float) -> RoutingError:
-        at = self._standings.view.trial_at
-        return RoutingError(Reason.NO_ENDPOINT, retry_after_s=max(ceil(at - now), 1) if at < inf else 0)
+        view = self._standings.view
+        wait_s = max(ceil(view.trial_at - now), 1) if view.trial_at < inf else 0
+        details = ""
+        if view.are_all_open:
+            when = f"in {wait_s} s" if wait_s else "when checks pass"
+            details = f"all circuits are open, the next trial is {'under way' if view.trials else when}"
+        return RoutingError(Reason.NO_ENDPOINT, retry_after_s=wait_s, details=details)
 
     def _refresh(self, now: float) -> None:
         """Bring the endpoints' figures up to date."""

@@ -107,12 +107,17 @@ class DownstreamError(ExchangeError):
 class RoutingError(ExchangeError):
     """Nobody's fault but there is nowhere to send the request, or not now."""
 
-    def __init__(self, reason: Reason, allow: bytes = b"", retry_after_s: int = 0) -> None:
+    def __init__(self, reason: Reason, allow: bytes = b"", retry_after_s: int = 0, details: str = "") -> None:
         super().__init__(reason)
         self.allow = allow
         """Value of the Allow field of a 405; empty otherwise."""
         self.retry_after_s = retry_after_s
         """Value of Retry-After; 0 = none."""
+        self.details = details
+        """What the client is told instead of the reason's own text; empty = that."""
+
+    def __str__(self) -> str:
+        return self.details or self.reason.text
 
 
 class UpstreamError(ExchangeError):

@@ -27,6 +27,7 @@ from proxy.policy.standing import (
     IN_USE_IN_PANIC,
     Marks,
     Standing,
+    are_all_open,
     is_on_trial,
     is_panic,
     standing,
@@ -57,6 +58,8 @@ class View:
     """When a time passes that changes it."""
     trial_at: float = inf
     """When the next circuit may be tried."""
+    are_all_open: bool = False
+    """Nobody is usable because every circuit is open."""
     unchecked: tuple[Endpoint, ...] = ()
     """Who is usable as soon as its first check has passed."""
 
@@ -147,6 +150,7 @@ class Standings:
             in_panic=any(what in in_use and what not in IN_USE for what in standings),
             until=until,
             trial_at=now if trials else trial_at,
+            are_all_open=are_all_open(standings),
             unchecked=tuple(unchecked),
         )
 

@@ -2,6 +2,7 @@
 cells."""
 
 from collections.abc import Sequence
+from math import ceil
 from typing import Any, TextIO
 
 from rich import box
@@ -139,6 +140,10 @@ def trouble_lines(status: Document) -> list[str]:
         notes = [f"{cluster['pending']} requests wait"] if cluster["pending"] else []
         if cluster["panic"]:
             notes.append("panic: too few endpoints are ready, all are used whose circuit lets them")
+        if cluster["all_circuits_open"]:
+            wait_s = cluster["next_trial_in_s"]
+            when = "when checks pass" if wait_s is None else f"in {ceil(wait_s)} s" if wait_s else "now"
+            notes.append(f"all circuits are open, the next trial is {when}")
         if notes:
             lines.append(f"{cluster['name']}: {', '.join(notes)}")
         for endpoint in cluster["endpoints"]:

@@ -84,7 +84,8 @@ class CircuitBreaker(Section):
     failure_threshold: Count = 5
     """Failures in a row that open the circuit. Default 5; 0 = never; 1 = a single lost connection does."""
     recovery_timeout: Duration = written("60s")
-    """Time without requests until one is let through as a trial. Default 60s; 0 = at once."""
+    """Time without requests until one is let through as a trial; while all circuits of the cluster are open, one of
+    them is tried after 1s, 2s, 4s and so on up to this. Default 60s; 0 = at once."""
     success_threshold: Positive = 3
     """Trials in a row, one at a time, that must pass until all requests go again. Default 3."""
     half_open_max_trials: Positive = 1

@@ -11,6 +11,9 @@ means. Two things of pybreaker's do not suit many processes, and are kept from i
 
 The word is the memory: a breaker that is made anew, because control restarted or the endpoint came back, goes on from
 it. How many failures in a row, or passed trials, stand behind it is not in the word; one is assumed.
+
+When all circuits of a cluster are open, one at a time is tried sooner than `recovery_timeout` says, and when one of
+them closes the others are tried at once: what opened them all is likelier something that they share.
 """
 
 from datetime import datetime
@@ -20,8 +23,9 @@ import pybreaker
 from proxy.clock import Clock
 from proxy.controlplane.events import EventLog, EventType, clock_time
 from proxy.controlplane.standings import Member, Standings
-from proxy.policy.breaker import BreakerParams, Circuit, CircuitState, is_stale, unpack
+from proxy.policy.breaker import BreakerParams, Circuit, CircuitState, hurried_s, is_stale, unpack
 from proxy.policy.failures import FailureKind
+from proxy.policy.health import HealthState
 from proxy.scoreboard import X_CIRCUIT, X_OPENINGS
 
 _NAMES = {
@@ -112,6 +116,8 @@ class _Breaker:
     def __init__(self, member: Member, params: BreakerParams) -> None:
         self._transitions = _Transitions()
         self.params = params
+        self.cause = "opened before control restarted"
+        """Why the circuit is open."""
         self._breaker = pybreaker.CircuitBreaker(
             fail_max=params.failure_threshold,
             reset_timeout=params.recovery_timeout_s,
@@ -165,6 +171,8 @@ class Circuits:
         self._events = events
         self._clock = clock
         self._breakers: dict[str, _Breaker] = {}
+        self._failed_trials: dict[str, int] = {}
+        """Clusters whose circuits are all open, and how many trials failed since."""
 
     def __repr__(self) -> str:
         return f"Circuits({len(self._breakers)})"
@@ -185,6 +193,8 @@ class Circuits:
                 breaker.change(params)
             kept[member.spec.id] = breaker
         self._breakers = kept
+        for name in {member.cluster.name for member in self._standings}:
+            self.hurry(name)
 
     def on_result(self, member: Member, generation: int, kind: FailureKind | None) -> bool:
         """Take in a result of a request that was picked under `generation`; `None` = it succeeded. False when it comes
@@ -215,15 +225,46 @@ class Circuits:
         if state is CircuitState.OPEN:
             until = now + breaker.params.recovery_timeout_s
             what = f"{failures} failures in a row, the last" if circuit.state.lets_pass else "a trial failed"
-            text = f"{what}: {kind}; no requests until {clock_time(self._clock, until)}, then one at a time"
+            breaker.cause = f"{what}: {kind}"
+            text = self._open_text(breaker, until)
             member.row[X_OPENINGS] += 1
             self._write(member, circuit.changed(state, until), text, EventType.CIRCUIT_OPENED)
+            self.hurry(member.cluster.name, failed_trials=int(not circuit.state.lets_pass))
         elif state is CircuitState.HALF_OPEN:
             text = self._passed_text(breaker)
             self._write(member, circuit.changed(state, circuit.until), text, EventType.CIRCUIT_HALF_OPEN)
         else:
             text = f"{breaker.params.success_threshold} trials in a row passed"
             self._write(member, circuit.changed(state), text, EventType.CIRCUIT_CLOSED)
+            if self._failed_trials.pop(member.cluster.name, None) is not None:
+                for other in self._standings.of_cluster(member.cluster.name):
+                    self._try_by(other, now)
+
+    def hurry(self, cluster: str, failed_trials: int = 0) -> None:
+        """Have an endpoint tried soon when all circuits of `cluster` are open; `failed_trials` more have failed."""
+        members = [one for one in self._standings.of_cluster(cluster) if not one.marks.is_drained]
+        if not members or any(one.circuit.lets_pass for one in members):
+            self._failed_trials.pop(cluster, None)
+            return
+        failed = self._failed_trials[cluster] = self._failed_trials.get(cluster, 0) + failed_trials
+        # Nobody tries one whose checks fail.
+        tried = [
+            one for one in members if one.health is HealthState.HEALTHY and one.spec.id in self._breakers
+        ]
+        if tried:
+            first = min(tried, key=lambda one: unpack(one.row[X_CIRCUIT]).until)
+            params = self._breakers[first.spec.id].params
+            self._try_by(first, self._clock.monotonic() + hurried_s(params, failed))
+
+    def _try_by(self, member: Member, moment: float) -> None:
+        """Let trials of an open circuit begin at `moment`, unless they may earlier."""
+        circuit = unpack(member.row[X_CIRCUIT])
+        if circuit.state is CircuitState.OPEN and circuit.until > moment:
+            member.reasons["circuit"] = self._open_text(self._breakers[member.spec.id], moment)
+            self._standings.set_circuit(member, Circuit(circuit.state, circuit.generation, moment).pack())
+
+    def _open_text(self, breaker: _Breaker, until: float) -> str:
+        return f"{breaker.cause}; no requests until {clock_time(self._clock, until)}, then one at a time"
 
     def _passed_text(self, breaker: _Breaker) -> str:
         return f"{breaker.passed} of {breaker.params.success_threshold} trials passed, one at a time"

@@ -114,6 +114,8 @@ class Resilience:
         for member in changed:
             kind = EventType.DRAINED if is_drained else EventType.UNDRAINED
             self._events.tell(kind, member.spec.id, "by an operator")
+        for name in {member.cluster.name for member in changed}:
+            self._circuits.hurry(name)  # those that are left may all be open
         return changed
 
     def reasons(self) -> Mapping[str, Mapping[str, str]]:

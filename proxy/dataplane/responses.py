@@ -66,14 +66,14 @@ def refusal(error: ExchangeError, request_id: bytes) -> tuple[bytes, Fields]:
             fields.append((b"Allow", error.allow))
         if error.retry_after_s:
             fields.append((b"Retry-After", b"%d" % error.retry_after_s))
-    return _explanation(error.reason, request_id), fields
+    return _explanation(error.reason, str(error), request_id), fields
 
 
-def _explanation(reason: Reason, request_id: bytes) -> bytes:
+def _explanation(reason: Reason, text: str, request_id: bytes) -> bytes:
     return orjson.dumps(
         {
             "error": reason.code,
-            "message": reason.text,
+            "message": text,
             "status": reason.status,
             "request_id": request_id.decode("latin-1"),
         }
@@ -84,7 +84,7 @@ def render_refusal(reason: Reason, request_id: bytes, *, date_line: bytes, with_
     """A whole response to bytes that are no request; the connection closes after it."""
     return render(
         reason.status,
-        body=_explanation(reason, request_id),
+        body=_explanation(reason, reason.text, request_id),
         fields=[(b"Content-Type", b"application/json"), (b"X-Request-Id", request_id)],
         date_line=date_line,
         keep_alive=False,

@@ -29,8 +29,8 @@ class BreakerParams:
     failure_threshold: int = 5
     """Failures in a row, over all workers, that open the circuit. 0 = never; 1 = a single lost connection does."""
     recovery_timeout_s: float = 60.0
-    """Seconds refused before one trial request is let through. Short ones try a dead endpoint often, with a client's
-    request each time; long ones keep a recovered one out."""
+    """Seconds refused before one trial request is let through; less when no other circuit is closed, see `hurried_s`.
+    Short ones try a dead endpoint often, with a client's request each time; long ones keep a recovered one out."""
     success_threshold: int = 3
     """Trials in a row, one at a time, that must pass before the circuit closes, ≥ 1."""
     half_open_max_trials: int = 1
@@ -110,6 +110,20 @@ def is_reported(passed: bool, word: int) -> bool:
     milliseconds longer than it was.
     """
     return not passed or word & _STATE_MASK != 0
+
+
+# Seconds until the first trial when every circuit of a cluster is open.
+FIRST_TRIAL_S = 1.0
+
+
+def hurried_s(params: BreakerParams, failed_trials: int) -> float:
+    """Seconds until the next trial in a cluster whose circuits are all open, after so many trials in a row that failed:
+    1, 2, 4 and so on, at most `recovery_timeout_s`.
+
+    Waiting spares an endpoint at the others' cost. With no others it spares nobody and refuses everybody; and five bad
+    requests that were tried at each endpoint open all circuits of a fleet that is well.
+    """
+    return min(params.recovery_timeout_s, FIRST_TRIAL_S * 2.0 ** min(failed_trials, 32))
 
 
 class Permission(Enum):

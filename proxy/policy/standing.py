@@ -122,6 +122,12 @@ def is_on_trial(marks: Marks, circuit: Permission) -> bool:
     return circuit is Permission.TRIAL and not marks.is_drained and marks.health is HealthState.HEALTHY
 
 
+def are_all_open(standings: Iterable[Standing]) -> bool:
+    """Whether nobody gets requests because every circuit is open: of those who are meant to get any."""
+    wanted = [one for one in standings if one in WANTED]
+    return bool(wanted) and all([one is Standing.CIRCUIT_OPEN for one in wanted])
+
+
 def is_panic(standings: Iterable[Standing], params: PanicParams) -> bool:
     """Whether too few are ready. Of four endpoints and one drained: 2 of 3 ready are 67 %, no panic; 1 of 3 is one."""
     wanted = [one for one in standings if one in WANTED]

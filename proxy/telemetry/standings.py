@@ -1,13 +1,23 @@
 """What control says of endpoints, and workers of clusters, decoded: standings, circuits, queues, panic."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy import scoreboard as sb
-from proxy.policy.breaker import Circuit, CircuitState, permission, unpack
+from proxy.policy.breaker import Circuit, CircuitState, Permission, permission, unpack
 from proxy.policy.failures import FailureKind
 from proxy.policy.health import HealthState
-from proxy.policy.standing import IN_USE, Marks, Standing, is_panic, standing, unpack_marks
+from proxy.policy.standing import (
+    IN_USE,
+    IN_USE_IN_PANIC,
+    Marks,
+    Standing,
+    are_all_open,
+    is_on_trial,
+    is_panic,
+    standing,
+    unpack_marks,
+)
 from proxy.scoreboard import Scoreboard
 from proxy.snapshot import ClusterSpec, EndpointSpec
 
@@ -124,6 +134,20 @@ def read_cluster(board: Scoreboard, spec: ClusterSpec) -> ClusterReading:
     )
 
 
-def in_panic(spec: ClusterSpec, readings: Iterable[StandingReading]) -> bool:
-    """Whether too few of a cluster's endpoints are ready, so that all are used."""
-    return is_panic([reading.standing for reading in readings], spec.panic)
+def in_panic(spec: ClusterSpec, readings: Sequence[StandingReading]) -> bool:
+    """Whether too few of a cluster's endpoints are ready, and some get requests only for that."""
+    standings = [reading.standing for reading in readings]
+    return is_panic(standings, spec.panic) and any(one in IN_USE_IN_PANIC - IN_USE for one in standings)
+
+
+def next_trial_s(readings: Sequence[StandingReading], now: float) -> float | None:
+    """Seconds until an open circuit is tried, of a cluster in which all are open; `None` of any other, and when nobody
+    tries any because checks fail."""
+    if not are_all_open([reading.standing for reading in readings]):
+        return None
+    waits = [
+        max(reading.circuit.until - now, 0.0)
+        for reading in readings
+        if is_on_trial(reading.marks, Permission.TRIAL)
+    ]
+    return min(waits, default=None)

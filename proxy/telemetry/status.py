@@ -12,7 +12,7 @@ from typing import Any
 import proxy
 from proxy.listener_counts import connections_of
 from proxy.policy.balancer import goes_by_data
-from proxy.policy.standing import Standing
+from proxy.policy.standing import Standing, are_all_open
 from proxy.scoreboard import P_PID, P_REEXECS, P_STARTED_MS, P_WANTED_WORKERS, Scoreboard
 from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
 from proxy.telemetry.locality import read_cluster_data, read_endpoint_data
@@ -31,6 +31,7 @@ from proxy.telemetry.standings import (
     StandingReading,
     health_name,
     in_panic,
+    next_trial_s,
     read_cluster,
     read_standing,
 )
@@ -86,6 +87,9 @@ def unusable_reason(view: DaemonView, cluster: ClusterSpec) -> str | None:
         return None
     if any(reading.standing is Standing.UNCHECKED for reading in _standings(view, cluster)):
         return "the first checks of the cluster's endpoints are not over"
+    readings = _standings(view, cluster)
+    if are_all_open([reading.standing for reading in readings]):
+        return "all circuits of the cluster's endpoints are open"
     return "the cluster has no usable endpoint"
 
 
@@ -196,6 +200,8 @@ def _cluster_summary(
         "endpoint_count": len(cluster.endpoints),
         "usable_endpoints": sum(each.is_usable for each in standings),
         "panic": in_panic(cluster, standings),
+        "all_circuits_open": are_all_open([each.standing for each in standings]),
+        "next_trial_in_s": _rounded(next_trial_s(standings, view.now)),
         **_queue(read_cluster(view.board, cluster)),
         "locality": _cluster_locality(view, cluster) if goes_by_data(cluster) else None,
         **_traffic(reading),

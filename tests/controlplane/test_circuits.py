@@ -137,6 +137,42 @@ def test_an_endpoint_that_leaves_and_returns_keeps_its_circuit(world):
     assert world.result(A, None)
 
 
+def trial(world, endpoint, kind):
+    """A trial at the moment when it is allowed."""
+    world.clock.now = world.circuit(endpoint).until
+    assert world.result(endpoint, kind)
+
+
+def test_when_all_are_open_one_after_the_other_is_tried_soon(world):
+    """After 1, 2, 4, 8 and at most 10 s; whoever would be tried first."""
+    fail(world, 3)
+    assert world.circuit(A).until == 1010.0
+    world.clock.now = 1000.5
+    fail(world, 3, endpoint=B)
+    assert (world.circuit(A).until, world.circuit(B).until) == (1001.5, 1010.5)
+    assert "no requests until" in world.member(A).reasons["circuit"]
+    trial(world, A, FailureKind.RESET)
+    assert (world.circuit(A).until, world.circuit(B).until) == (1011.5, 1003.5)
+    trial(world, B, FailureKind.RESET)
+    assert (world.circuit(A).until, world.circuit(B).until) == (1007.5, 1013.5)
+    trial(world, A, FailureKind.RESET)
+    assert (world.circuit(A).until, world.circuit(B).until) == (1017.5, 1013.5)
+    trial(world, B, None)
+    trial(world, B, None)
+    assert world.circuit(B).state is CircuitState.CLOSED
+    assert world.circuit(A).until == world.clock.now, "what was wrong with all is over"
+    trial(world, A, FailureKind.RESET)
+    assert world.circuit(A).until == world.clock.now + 10.0, "another one serves"
+
+
+def test_who_is_left_by_a_drain_is_tried_soon(world):
+    fail(world)
+    world.resilience.set_drained([world.member(B)], True)
+    assert world.circuit(A).until == 1001.0
+    world.serve(cluster=BREAKER)
+    assert world.circuit(A).until == 1001.0
+
+
 def test_generations_start_over(world):
     row = world.row(A)
     row[X_CIRCUIT] = Circuit(CircuitState.CLOSED, (1 << 20) - 1).pack()

@@ -87,10 +87,12 @@ def test_nothing_is_usable(world):
         world.say(slot, circuit=Circuit(CircuitState.OPEN, 1, until=52.5 + slot))
     error = refusal(one, 50.0)
     assert (error.reason, error.retry_after_s) == (Reason.NO_ENDPOINT, 3)
+    assert str(error) == "all circuits are open, the next trial is in 3 s"
     for slot in range(3):
         world.say(slot, circuit=Circuit(), marks=Marks(is_drained=True))
     error = refusal(one, 50.0)
     assert (error.reason, error.retry_after_s) == (Reason.NO_ENDPOINT, 0)
+    assert str(error) == "no endpoint is available"
 
 
 def test_failed_are_not_picked_again(world):

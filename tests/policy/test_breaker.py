@@ -9,6 +9,7 @@ from proxy.policy.breaker import (
     LocalCircuit,
     Permission,
     generation_of,
+    hurried_s,
     is_reported,
     is_stale,
     permission,
@@ -134,6 +135,14 @@ def test_what_control_knew_of_is_not_held_against_the_endpoint():
 def test_results_of_an_earlier_generation_are_not_counted():
     word = Circuit(CLOSED, 1).pack()
     assert repr(local("-----", word, generation=0)) == "LocalCircuit(0 failures, generation 0)"
+
+
+@pytest.mark.parametrize(
+    ("recovery_s", "failed", "expected"),
+    [(60, 0, 1), (60, 1, 2), (60, 5, 32), (60, 6, 60), (60, 10**9, 60), (0.5, 0, 0.5), (0, 3, 0)],
+)
+def test_when_all_are_open_trials_come_sooner(recovery_s, failed, expected):
+    assert hurried_s(BreakerParams(recovery_timeout_s=recovery_s), failed) == expected
 
 
 def test_a_threshold_of_0_is_off():

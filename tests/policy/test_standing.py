@@ -12,6 +12,7 @@ from proxy.policy.standing import (
     Marks,
     PanicParams,
     Standing,
+    are_all_open,
     is_on_trial,
     is_panic,
     standing,
@@ -115,3 +116,17 @@ def test_panic_overrides_guesses_alone():
     assert {Standing.UNCHECKED, Standing.REMOVED, Standing.DRAINED, Standing.CIRCUIT_OPEN}.isdisjoint(
         IN_USE_IN_PANIC
     )
+
+
+@pytest.mark.parametrize(
+    ("standings", "expected"),
+    [("", False), ("o", True), ("oo", True), ("ooD", True), ("D", False), ("ou", False), ("or", False)],
+)
+def test_all_open(standings, expected):
+    letters = {
+        "o": Standing.CIRCUIT_OPEN,
+        "D": Standing.DRAINED,
+        "u": Standing.UNHEALTHY,
+        "r": Standing.READY,
+    }
+    assert are_all_open([letters[letter] for letter in standings]) is expected

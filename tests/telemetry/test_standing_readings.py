@@ -4,6 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy import scoreboard as sb
+from proxy.admin.render import trouble_lines
 from proxy.clock import SystemClock
 from proxy.model import TcpAddress
 from proxy.policy.breaker import Circuit, CircuitState
@@ -16,7 +17,13 @@ from proxy.scoreboard import Scoreboard
 from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
 from proxy.telemetry.metrics import MetricsPage
 from proxy.telemetry.processes import State, WorkerReport
-from proxy.telemetry.status import DaemonView, cluster_document, status_document, usable_endpoints
+from proxy.telemetry.status import (
+    DaemonView,
+    cluster_document,
+    status_document,
+    unusable_reason,
+    usable_endpoints,
+)
 
 ENDPOINTS = tuple(
     EndpointSpec(f"etl/10.0.0.{n}:9000", n, TcpAddress(f"10.0.0.{n}", 9000), f"10.0.0.{n}:9000")
@@ -109,6 +116,28 @@ def test_a_cluster_in_words(board):
     assert status_document(view(board))["listeners"] == [
         {"name": "edge", "address": None, "drained": True, "connections": 0}
     ]
+
+
+def test_all_circuits_are_open(board):
+    """The next trial is that of the first whose checks do not fail; nobody panics, for nobody would get anything."""
+    for spec in ENDPOINTS:
+        board.standing_row(spec.slot)[sb.X_MARKS] = 0
+        board.standing_row(spec.slot)[sb.X_CIRCUIT] = Circuit(
+            CircuitState.OPEN, 3, NOW + 9 + spec.slot
+        ).pack()
+    seen = view(board)
+    document = cluster_document(seen, ETL)
+    first = min(spec.slot for spec in ENDPOINTS)
+    assert (document["all_circuits_open"], document["next_trial_in_s"]) == (True, 9.0 + first)
+    assert document["panic"] is False
+    assert unusable_reason(seen, ETL) == "all circuits of the cluster's endpoints are open"
+    (line, *_) = trouble_lines({"clusters": [document]})
+    assert line.startswith("etl: ")
+    assert line.endswith(f"requests wait, all circuits are open, the next trial is in {9 + first} s")
+    assert "panic" not in line
+    board.standing_row(first)[sb.X_CIRCUIT] = 0
+    document = cluster_document(seen, ETL)
+    assert (document["all_circuits_open"], document["next_trial_in_s"]) == (False, None)
 
 
 def test_metrics(board):
