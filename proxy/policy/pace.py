@@ -29,6 +29,9 @@ FIRST_SLOTS = 4
 KEEP = 0.98
 # Answers between two fits, which take about 30 µs.
 FIT_EVERY = 64
+# What a fit leaves of all that was seen. What is not seen any more must not be believed for ever: an endpoint that became
+# slow, and has had a line before it ever since, is never seen without one again.
+AGE = 0.8
 # The first fits, for an endpoint that just came.
 FIT_EARLY = (1, 4, 8, 16, 32)
 # Answers by which a number of requests in flight counts at most, or a load that is often there would say it all.
@@ -98,8 +101,12 @@ class Pace:
     def fit(self, others: Sequence["Pace"]) -> None:
         """Make the best of what was seen. `others` are those of the same cluster; itself may be among them."""
         self._fit_service()
-        if self._is_given:
-            return
+        if not self._is_given:
+            self._fit_slots(others)
+        if self._answers % FIT_EVERY == 0:
+            self._age()
+
+    def _fit_slots(self, others: Sequence["Pace"]) -> None:
         seen = self._seen()
         misfits = self._misfits = [self._misfit(seen, slots) for slots in SLOTS]
         peers = [other._misfits for other in others if other is not self and other.is_known]
@@ -109,6 +116,11 @@ class Pace:
         least = min(misfits)
         if self.slots not in SLOTS or least < BETTER * misfits[SLOTS.index(self.slots)]:
             self.slots = SLOTS[misfits.index(least)]
+
+    def _age(self) -> None:
+        """Let what was seen count less."""
+        for sums in (self._counts, self._times, self._works):
+            sums[:] = [AGE * each for each in sums]
 
     def _fit_service(self) -> None:
         """The service time is that of requests which found at most half of the slots in use: a number of slots that is

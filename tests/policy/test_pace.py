@@ -201,3 +201,12 @@ def test_two_numbers_that_fit_alike_do_not_alternate():
             if number > 200:
                 seen.add(pace.slots)
     assert len(seen) == 1
+
+
+def test_an_endpoint_that_became_slow_under_load_is_seen_to_be():
+    """It has had a line before every request ever since, so none shows its service time by itself."""
+    pace = Pace(slots=4)
+    fifo(pace, 4, 0.01, range(0, 8))
+    assert pace.service_s == pytest.approx(0.01)
+    fifo(pace, 4, 0.05, range(6, 12), rounds=400)
+    assert pace.service_s == pytest.approx(0.05, rel=0.02)
