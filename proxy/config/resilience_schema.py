@@ -101,7 +101,7 @@ class OutlierDetection(Section):
     """When an endpoint is left out for a while because it does worse than the others of its cluster."""
 
     consecutive_failures: Count = 5
-    """Failures in a row, over all workers. Default 5; 0 = not looked at."""
+    """Failures in a row, over all workers, while most of the others have none. Default 5; 0 = not looked at."""
     failure_percent: Percent = 20
     """How many percentage points more of its requests fail than of the others'. Default 20; 100 = not looked at."""
     latency_factor: Factor = 3

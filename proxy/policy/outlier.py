@@ -9,7 +9,7 @@ When all fail alike the rest is as bad, and nobody is left out: it is the reques
 Three detectors, since each is blind to something (Linkerd, `unified.rs`: a row of failures misses partial failure, a
 ratio is slow on a total one, and neither sees an endpoint that is merely slow):
 
-- failures in a row;
+- failures in a row, unless most of the others have some too;
 - the share of failures in a window, against the rest's (two-proportion z-test);
 - the typical time of an answer in the window, against the rest's: the mean of the logarithms, as one long query among
   many short ones must not look like a slow endpoint (Welch's test on the logarithms).
@@ -204,7 +204,8 @@ class OutlierDetector:
         total = [sum(column) for column in zip(*sums.values(), strict=True)]
         faults = []
         for one in sums:
-            if one in usable and (fault := self._fault(one, sums[one], total)) is not None:
+            is_alone = not self._fail_alike([other for other in sums if other != one], usable)
+            if one in usable and (fault := self._fault(one, sums[one], total, is_alone)) is not None:
                 faults.append((fault, one))
         room = min(
             self._most_ejected() - len(self.ejected()), len([one for one in usable if one in sums]) - 1
@@ -239,16 +240,25 @@ class OutlierDetector:
         record.until = now + lasts_s * (1.0 + params.jitter_percent / 100.0 * self._rng.random())
         return record.until
 
+    def _fail_alike(self, others: Collection[str], usable: Collection[str]) -> bool:
+        """Whether most of the others have failures in a row as well, half as many as count at least: they fill up one
+        after the other. Those that get no requests say nothing, unless that is why."""
+        enough = max(self._params.consecutive_failures // 2, 1)
+        failing = [one for one in others if self._records[one].in_a_row >= enough]
+        well = [one for one in others if one in usable and one not in failing]
+        return len(failing) > len(well)
+
     def _fault(
-        self, endpoint_id: str, own: Sequence[float], total: Sequence[float]
+        self, endpoint_id: str, own: Sequence[float], total: Sequence[float], is_alone: bool
     ) -> tuple[int, float, str] | None:
         """What is wrong with an endpoint: how bad in kind and in degree, and in words; `None` = nothing.
 
-        `own` are the sums of its window, `total` those of all that are not ejected, its own included.
+        `own` are the sums of its window, `total` those of all that are not ejected, its own included; `is_alone` = most
+        of the others have no failures in a row.
         """
         params = self._params
         in_a_row = self._records[endpoint_id].in_a_row
-        if 0 < params.consecutive_failures <= in_a_row:
+        if 0 < params.consecutive_failures <= in_a_row and is_alone:
             return 2, in_a_row, f"{in_a_row} failures in a row"
         rest = [every - mine for every, mine in zip(total, own, strict=True)]
         worse = failures_beyond(own[0], own[1], rest[0], rest[1], params)

@@ -132,16 +132,50 @@ def test_one_long_query_is_no_slow_endpoint():
 def test_never_more_than_the_share(size, most):
     made = detector(size)
     for one in "abcdefghij"[:size]:
-        fail(made, one)
+        made.record(one, served(100, failures=100 if one in "abcdefghij"[:most] else 0), now=0)
+        if one in "abcdefghij"[: most + 1]:
+            fail(made, one)
     assert len(swept(made)) == most == len(made.ejected())
 
 
 @pytest.mark.parametrize(("percent", "size", "most"), [(10, 2, 1), (10, 9, 1), (0, 9, 0), (100, 5, 4)])
 def test_other_shares(percent, size, most):
     made = detector(size, OutlierParams(max_ejected_percent=percent))
-    for one in "abcdefghij"[:size]:
-        fail(made, one)
+    for one in "abcdefghij"[: size - 1]:
+        made.record(one, served(100, failures=100), now=0)
+    made.record("abcdefghij"[size - 1], served(1000), now=0)
     assert len(swept(made)) == most
+
+
+@pytest.mark.parametrize("size", range(2, 11))
+def test_nobody_goes_for_a_row_that_all_have(size):
+    made = detector(size)
+    for _ in range(5):
+        for one in "abcdefghij"[:size]:
+            made.on_failure(one)
+            assert swept(made) == []
+    made.on_success("b")
+    assert len(swept(made)) == (1 if size <= 3 else 0), "most others still fail"
+    for one in "abcdefghij"[1:size]:
+        made.on_success(one)
+    assert [one.endpoint_id for one in swept(made)] == (["a"] if size > 3 else [])
+
+
+def test_two_of_three_may_fail_together():
+    made = detector(3)
+    fail(made, "a")
+    fail(made, "b")
+    assert [one.endpoint_id for one in swept(made)] == ["b"]
+
+
+def test_who_gets_nothing_is_no_example():
+    """c is drained: that it has no failures says nothing. But an open circuit says why there are no more of them."""
+    made = detector(3)
+    fail(made, "a")
+    fail(made, "b", 3)
+    assert swept(made, usable="ab") == []
+    assert swept(made, usable="a") == []
+    assert [one.endpoint_id for one in swept(made, usable="abc")] == ["a"]
 
 
 def test_the_worst_go_first():
