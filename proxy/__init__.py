@@ -22,6 +22,7 @@ Map of the package, from the pure core outwards; imports point from the bottom o
     endpoint surroundings   endpoints and leases of a worker; what it knows of the others
     standings trials        which endpoints are usable; single requests to those whose circuit is open
     connections             how many connections there are to an endpoint over all workers
+    holding                 how long permits are held, over all workers
     waiting                 the queue of a cluster over all workers
     cluster table           mutable state of a worker: who gets a request; compiled routes
     explanation             a worker's answer to where a request would go, and why

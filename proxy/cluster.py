@@ -22,6 +22,7 @@ from proxy.connections import ConnectionLimit
 from proxy.data_routing import DataRouting
 from proxy.endpoint import Endpoint, Hold, Lease
 from proxy.errors import Reason, RoutingError
+from proxy.holding import Holding
 from proxy.model import RequestFacts
 from proxy.permits import MAX_PERMITS
 from proxy.policy.admission import Ticket
@@ -61,7 +62,7 @@ class Cluster:
     """A group of interchangeable endpoints and the picker that chooses among them."""
 
     __slots__ = (
-        "_control_row", "_goes_by_data", "_has_limits", "_is_crowded", "_is_plain", "_peers", "_picker",
+        "_control_row", "_goes_by_data", "_has_limits", "_holding", "_is_crowded", "_is_plain", "_peers", "_picker",
         "_refresh_at", "_slots", "_standings", "_surroundings", "_times", "_trials", "_waiting", "budget", "data",
         "endpoints", "hash_key", "name", "reads_request", "row", "sees_data", "spec", "stickiness",
     )  # fmt: skip
@@ -90,7 +91,8 @@ class Cluster:
         self.row = board.cluster_row(surroundings.worker, spec.slot)
         self._peers = Peers(board, surroundings.worker)
         self._standings = Standings(board)
-        self._waiting = Waiting(self, spec.slot, surroundings, self._peers)
+        self._holding = Holding(board, surroundings.worker, spec.slot)
+        self._waiting = Waiting(self, spec.slot, surroundings, self._peers, self._holding)
         self._trials = Trials(surroundings)
         self._picker: Picker[Endpoint] | None = None
         self._times: ResponseTimes | None = None
@@ -302,7 +304,13 @@ class Cluster:
         if not endpoint.max_connections:
             return self._lease(endpoint, facts, None, now)
         permit = self._permit(endpoint)
-        return None if permit < 0 else self._lease(endpoint, facts, Hold(permit, _NO_TRIAL, now), now)
+        return None if permit < 0 else self._lease(endpoint, facts, self._hold(permit, _NO_TRIAL, now), now)
+
+    def _hold(self, permit: int, trial: int, now: float) -> Hold:
+        hold = Hold(permit, trial, now)
+        if permit >= 0:
+            self._holding.begin(hold)
+        return hold
 
     def _lease(self, endpoint: Endpoint, facts: RequestFacts, hold: Hold | None, now: float) -> Lease:
         if self.data is None:
@@ -340,7 +348,7 @@ class Cluster:
                 self._trials.give(endpoint, trial)
                 continue
             self._trials.on_begin(endpoint)
-            return self._lease(endpoint, facts, Hold(permit, trial, now), now)
+            return self._lease(endpoint, facts, self._hold(permit, trial, now), now)
         return None
 
     def is_hopeful(self, failed: Collection[str]) -> bool:
@@ -416,7 +424,8 @@ class Cluster:
                 self._trials.give(endpoint, hold.trial)
         if hold.permit >= 0:
             endpoint.locks.permits.give(hold.permit)
-            self._waiting.on_freed(endpoint.spec.slot, hold.permit, now - hold.since, now=now)
+            self._holding.end(hold, now=now)
+            self._waiting.on_freed(endpoint.spec.slot, hold.permit, now=now)
         elif self._waiting.size:
             self._waiting.wake()
 

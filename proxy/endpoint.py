@@ -121,7 +121,7 @@ class Endpoint:
 class Hold:
     """The locks of one request."""
 
-    __slots__ = ("permit", "since", "trial")
+    __slots__ = ("is_cut", "permit", "since", "trial")
 
     def __init__(self, permit: int, trial: int, since: float) -> None:
         self.permit = permit
@@ -129,6 +129,8 @@ class Hold:
         self.trial = trial
         """Number of its trial; -1 = it is none."""
         self.since = since
+        self.is_cut = False
+        """It ended because the client left."""
 
     def __repr__(self) -> str:
         return f"Hold(permit={self.permit}, trial={self.trial})"
@@ -216,6 +218,7 @@ class Lease:
             self.times.on_end(endpoint, waited, outcome, now=now)
         if self._hold is not None:
             said = None if outcome is _GONE else kind
+            self._hold.is_cut = outcome is _GONE
             endpoint.home.let_go(endpoint, self._hold, self._generation, said, now=now)
 
     def _count(self, outcome: Outcome, kind: FailureKind | None, now: float) -> None:

@@ -207,6 +207,8 @@ K_DATA_KEYS = 3
 """Data keys that the worker knows."""
 K_UNTRUSTED = 4
 """1 = predictions are worse than a plain model's, and data are left out of choices."""
+K_YOUNGEST_MS = 5
+"""Since when the youngest request in flight holds its permit; 0 = none does."""
 CLUSTER_GAUGES = 8
 K_QUEUED = 8
 K_QUEUE_WAIT_US = 9
@@ -228,6 +230,11 @@ K_SHADOW_SAVED_US = 21
 K_SHADOW_LOST_US = 22
 K_NEWS_SENT = 23
 K_NEWS_DROPPED = 24
+K_HELD_COUNT = 25
+"""`policy.admission.ServiceTimes` of the requests that held permits: millionths, microseconds, milliseconds. Not
+gauges: the next worker in the slot begins with them."""
+K_HELD_US = 26
+K_HELD_AT_MS = 27
 K_IGNORED = 32
 """One word for each `policy.ignored.Ignored`, in their order."""
 _IGNORED_WORDS = 16

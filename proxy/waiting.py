@@ -16,12 +16,12 @@ from typing import Protocol
 
 from proxy.endpoint import Lease
 from proxy.errors import Reason, RoutingError
+from proxy.holding import Holding
 from proxy.model import RequestFacts
 from proxy.policy.admission import (
     PendingQueue,
     QueueParams,
     Refused,
-    ServiceTimes,
     Ticket,
     predicted_wait_s,
     retry_after_s,
@@ -92,18 +92,20 @@ class Waiting:
     """The queue of one cluster in one worker."""
 
     __slots__ = (
-        "_is_awake", "_is_ticking", "_peers", "_queue", "_row", "_slot", "_source", "_surroundings", "_told_at",
-        "_times", "size",
+        "_holding", "_is_awake", "_is_ticking", "_peers", "_queue", "_row", "_slot", "_source", "_surroundings",
+        "_told_at", "size",
     )  # fmt: skip
 
-    def __init__(self, source: Source, slot: int, surroundings: Surroundings, peers: Peers) -> None:
+    def __init__(
+        self, source: Source, slot: int, surroundings: Surroundings, peers: Peers, holding: Holding
+    ) -> None:
         self._source = source
         self._slot = slot
         self._surroundings = surroundings
         self._peers = peers
         self._row = surroundings.scoreboard.cluster_row(surroundings.worker, slot)
         self._queue: PendingQueue[Waiter] = PendingQueue(QueueParams())
-        self._times = ServiceTimes()
+        self._holding = holding
         self._is_awake = False
         """A pump is on its way."""
         self._is_ticking = False
@@ -130,7 +132,7 @@ class Waiting:
             deadline=deadline,
             elsewhere=self._peers.waiting(self._slot, now),
             permits=self._source.permits(),
-            mean_s=self._times.mean_at(now),
+            mean_s=self._holding.mean_s(now=now),
             now=now,
         )
         if isinstance(answer, Refused):
@@ -156,9 +158,8 @@ class Waiting:
             self._row[K_QUEUE_LEFT] += 1
             self._publish()
 
-    def on_freed(self, endpoint: int, permit: int, held_s: float, *, now: float) -> None:
-        """A permit of the endpoint in slot `endpoint` was given back; it was held for `held_s`."""
-        self._times.add(held_s, now=now)
+    def on_freed(self, endpoint: int, permit: int, *, now: float) -> None:
+        """A permit of the endpoint in slot `endpoint` was given back."""
         elder = self._peers.elder(self._slot, self._rank_ms(), now)
         if elder >= 0:
             self._tell(elder, now, [endpoint, permit])
@@ -274,7 +275,7 @@ class Waiting:
 
     def _retry_after_s(self, now: float) -> int:
         ahead = self.size + self._peers.waiting(self._slot, now)
-        return retry_after_s(predicted_wait_s(ahead, self._source.permits(), self._times.mean_at(now)))
+        return retry_after_s(predicted_wait_s(ahead, self._source.permits(), self._holding.mean_s(now=now)))
 
 
 _NOBODY_MS = 1 << 62

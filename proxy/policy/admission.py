@@ -16,15 +16,13 @@ counts. A fair share among clients of one urgency is not its business: that is t
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from heapq import merge
 from itertools import chain, islice
-from math import ceil, inf
+from math import ceil, exp, inf
 from typing import Generic, TypeVar
-
-from proxy.policy.window import RollingSums
 
 URGENCIES = 8
 """0 (most urgent) to 7, as in RFC 9218 4.1."""
@@ -105,25 +103,55 @@ class Admitted(Generic[T]):
     """Whose place it took: that one is out of the queue, and to be answered as `Refused` with FULL."""
 
 
+# Seconds after which what a request took counts e⁻¹ = 37 %: some seconds of fast requests, the last one or two of those
+# that take longer.
+HELD_DECAY_S = 10.0
+
+
 class ServiceTimes:
-    """How long a permit is held by a request, on average over the last seconds."""
+    """How long permits were held by requests that ended: a mean in which newer ones count more.
 
-    __slots__ = ("_sums",)
+    It is known until newer ones come: a service whose requests take longer than any window is not forgotten between two
+    of them.
+    """
 
-    def __init__(self, window_s: float = 10.0) -> None:
-        self._sums = RollingSums(2, window_s)
+    __slots__ = ("at", "count", "total_s")
+
+    def __init__(self, count: float = 0.0, total_s: float = 0.0, at: float = 0.0) -> None:
+        self.count = count
+        """Requests by their weights at `at`."""
+        self.total_s = total_s
+        """Seconds that they took, by the same weights."""
+        self.at = at
+        """When the last one ended."""
 
     def __repr__(self) -> str:
-        return f"ServiceTimes({self._sums!r})"
+        return f"ServiceTimes({self.count:.6g} in {self.total_s:.6g} s at {self.at:.6g})"
 
     def add(self, held_s: float, *, now: float) -> None:
-        """A permit was held for `held_s` seconds."""
-        self._sums.add((1, held_s), now)
+        """A permit was held for `held_s` seconds. Time that goes backwards counts as no time.
 
-    def mean_at(self, now: float) -> float | None:
-        """Seconds; `None` when no request ended within the window."""
-        count, total_s = self._sums.sums_at(now)
-        return total_s / count if count else None
+        1 s at 0 s, then 4 s at 10 s: a mean of (1·e⁻¹ + 4) / (e⁻¹ + 1) = 3.19 s.
+        """
+        weight = exp(min(self.at - now, 0.0) / HELD_DECAY_S)
+        self.count = self.count * weight + 1.0
+        self.total_s = self.total_s * weight + held_s
+        self.at = max(self.at, now)
+
+    def mean_s(self) -> float | None:
+        """Seconds; `None` when none has ended."""
+        return mean_held_s((self,))
+
+
+def mean_held_s(parts: Iterable[ServiceTimes]) -> float | None:
+    """The mean of several workers' requests, those that ended last counting most; `None` when none has ended."""
+    known = [part for part in parts if part.count > 0.0]
+    if not known:
+        return None
+    newest = max(part.at for part in known)
+    weights = [exp((part.at - newest) / HELD_DECAY_S) for part in known]
+    count = sum(part.count * weight for part, weight in zip(known, weights, strict=True))
+    return sum(part.total_s * weight for part, weight in zip(known, weights, strict=True)) / count
 
 
 def predicted_wait_s(ahead: float, permits: int, mean_s: float | None) -> float:

@@ -241,6 +241,45 @@ def test_refused_at_once(world):
     assert Request(one, world, deadline=world.now + 0.5).error.retry_after_s == 2
 
 
+def test_all_workers_predict_the_same(world):
+    """What one worker's requests took is known to all of them, for as long as nothing newer is, also beyond the end of
+    the worker; another's that begins in its slot too."""
+    fleets = [Fleet(worker, world) for worker in range(2)]
+    clusters = [fleet.apply(one_permit(timeout_s=3.0)) for fleet in fleets]
+    first = Request(clusters[0], world)
+    world.run(13.0)
+    first.end()
+    world.run(40.0)
+    second = Request(clusters[0], world)
+    refused = [Request(one, world).error for _ in range(3) for one in clusters]
+    assert {(error.reason, error.retry_after_s) for error in refused} == {(Reason.OVERLOADED, 13)}
+    second.end(Outcome.CLIENT_GONE)
+    world.scoreboard.clear_gauges(0)
+    world.beat()
+    third = Request(clusters[1], world)
+    for one in (clusters[1], Fleet(0, world).apply(one_permit(timeout_s=3.0))):
+        assert Request(one, world).error.retry_after_s == 13
+    assert third.lease
+
+
+def test_what_is_in_flight_says_how_long_it_takes_at_least(world):
+    """Nothing has ended yet, or nothing that took so long."""
+    fleets = [Fleet(worker, world) for worker in range(2)]
+    clusters = [fleet.apply(one_permit(timeout_s=3.0)) for fleet in fleets]
+    for _ in range(2):
+        holder = Request(clusters[0], world)
+        assert Request(clusters[1], world).ticket
+        world.run(5.0)
+        for one in clusters:
+            error = Request(one, world).error
+            assert (error.reason, error.retry_after_s) == (Reason.OVERLOADED, 5)
+        holder.end()
+        for _ in range(100):
+            short = Request(clusters[0], world)
+            world.run(0.5)
+            short.end()
+
+
 def test_the_queue_is_bounded_over_all_workers(world):
     fleets = [Fleet(worker, world) for worker in range(2)]
     clusters = [fleet.apply(one_permit(max_pending=3)) for fleet in fleets]
@@ -269,7 +308,7 @@ def test_deadlines_and_leaving(world):
     one.leave(left.ticket, world.now)
     one.leave(left.ticket, world.now)
     world.run(0.5 + TICK_S)
-    assert (short.error.reason, short.error.retry_after_s) == (Reason.QUEUE_TIMEOUT, 1)
+    assert (short.error.reason, short.error.retry_after_s) == (Reason.QUEUE_TIMEOUT, 2)
     world.run(1.5)
     assert late.error.reason is Reason.QUEUE_TIMEOUT
     row = fleet.scoreboard.cluster_row(1, 0)

@@ -47,7 +47,7 @@ def queued(module_daemon: StartDaemon, shared_origin: Origin) -> Iterator[Daemon
     clusters = [
         settings.cluster("one", one),
         settings.cluster("three", three),
-        settings.cluster("hasty", one, queue={"timeout": "300ms"}),
+        settings.cluster("hasty", one, queue={"timeout": "1s"}),
         settings.cluster("small", one, queue={"max_pending": 1}),
         settings.cluster("none", one, queue={"max_pending": 0}),
         settings.cluster("urgent", one, queue={"ageing": "10s"}),

@@ -1,6 +1,6 @@
 """The queue at the proxy. Times are seconds; owners are letters."""
 
-from math import inf
+from math import exp, inf
 
 import pytest
 
@@ -12,6 +12,7 @@ from proxy.policy.admission import (
     Refusal,
     Refused,
     ServiceTimes,
+    mean_held_s,
     predicted_wait_s,
     urgency_of,
 )
@@ -186,14 +187,33 @@ def test_new_parameters():
 
 
 def test_service_times():
-    times = ServiceTimes(window_s=10)
-    assert times.mean_at(0) is None
+    times = ServiceTimes()
+    assert times.mean_s() is None
     times.add(1, now=0)
-    times.add(4, now=5)
-    assert times.mean_at(5) == 2.5
-    assert times.mean_at(12) == 4
-    assert times.mean_at(99) is None
-    assert repr(times) == "ServiceTimes(RollingSums(2 columns, 10 × 1 s))"
+    assert times.mean_s() == 1
+    times.add(4, now=10)
+    assert times.mean_s() == pytest.approx((exp(-1) + 4) / (exp(-1) + 1))
+    assert repr(times) == "ServiceTimes(1.36788 in 4.36788 s at 10)"
+    times.add(7, now=1e6)
+    assert times.mean_s() == pytest.approx(7)
+    times.add(1, now=5e5)  # time that goes backwards is no time
+    assert (times.mean_s(), times.at) == (4, 1e6)
+
+
+def test_service_times_of_several_workers():
+    """The same for all. One whose requests ended long ago counts little, or alone if nobody knows more."""
+    old, new, unused = ServiceTimes(), ServiceTimes(), ServiceTimes()
+    old.add(13, now=0)
+    assert mean_held_s([unused]) is None
+    assert mean_held_s([old, unused]) == 13
+    new.add(1, now=10)
+    assert (
+        mean_held_s([old, new])
+        == mean_held_s([new, unused, old])
+        == pytest.approx((13 * exp(-1) + 1) / (exp(-1) + 1))
+    )
+    new.add(1, now=1e6)
+    assert mean_held_s([old, new]) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

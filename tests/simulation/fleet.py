@@ -192,7 +192,7 @@ class Fleet:
         if not len(self.queue) and self._send(request):
             return
         permits = sum(endpoint.limit for endpoint in self._usable()) or len(self._trials(request))
-        answer = self.queue.offer(request, permits=permits, mean_s=self.times.mean_at(now), now=now)
+        answer = self.queue.offer(request, permits=permits, mean_s=self.times.mean_s(), now=now)
         if not isinstance(answer, Admitted):
             self._end(request, "refused")
             return
