@@ -29,8 +29,8 @@ FIRST_SLOTS = 4
 KEEP = 0.98
 # Answers between two fits, which take about 30 µs.
 FIT_EVERY = 64
-# What a fit leaves of all that was seen. What is not seen any more must not be believed for ever: an endpoint that became
-# slow, and has had a line before it ever since, is never seen without one again.
+# What a fit leaves of all that was seen. What is not seen any more must not be believed for ever: an endpoint that
+# became slow, and has had a line before it ever since, is never seen without one again.
 AGE = 0.8
 # The first fits, for an endpoint that just came.
 FIT_EARLY = (1, 4, 8, 16, 32)
