@@ -35,6 +35,18 @@ def parse_path(value: object) -> str:
     return str(text)
 
 
+_QUERY = re.compile("[!-~]*")
+
+
+def parse_asked_path(value: object) -> str:
+    """A plain path, and perhaps a query as it is sent: `/health?full=1`."""
+    expected = "a path, with or without a query in visible ASCII, such as /health?full=1"
+    path, mark, query = str(scalar_text(value, expected)).partition("?")
+    if "#" in query or not _QUERY.fullmatch(query):
+        raise BadValue("has a query that cannot be sent", expected)
+    return parse_path(path) + mark + query
+
+
 def _has_dots(path: str) -> bool:
     return any(segment in (".", "..") for segment in path.split("/"))
 

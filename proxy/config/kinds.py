@@ -69,9 +69,10 @@ class FileKind(Kind):
         return info.context["directory"] / path if info.context else path
 
 
-def fault_error(problem: str, expected: str, *, secret: bool = False) -> PydanticCustomError:
-    """The error that carries our own texts through pydantic; `load` finds them in its context."""
-    context = {"problem": problem, "expected": expected, "secret": secret}
+def fault_error(problem: str, expected: str, *, secret: bool = False, key: str = "") -> PydanticCustomError:
+    """The error that carries our own texts through pydantic; `load` finds them in its context. `key` is the one of the
+    mapping that is at fault; empty = the value itself is."""
+    context = {"problem": problem, "expected": expected, "secret": secret, "key": key}
     return PydanticCustomError("fault", "{problem}, expected {expected}", context)
 
 
@@ -237,6 +238,9 @@ HostPattern = Annotated[str, _text(addresses.parse_host_pattern, "a host, *.host
 Authority = Annotated[str, _text(addresses.parse_authority, "a host with an optional port")]
 
 PlainPath = Annotated[str, _text(http_values.parse_path, "a path that begins with '/'", "^/")]
+AskedPath = Annotated[
+    str, _text(http_values.parse_asked_path, "a path that begins with '/', with or without a query", "^/")
+]
 Method = Annotated[str, _text(http_values.parse_method, "a method such as GET", "^[A-Z][A-Z0-9_-]*$")]
 Upgrade = Annotated[str, _text(http_values.parse_upgrade, "a protocol such as websocket")]
 HeaderName = Annotated[

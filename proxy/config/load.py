@@ -190,6 +190,9 @@ def _model_trouble(
     if kind == "missing":
         return Trouble(mark, path, "is missing", None, _expected_field(path))
     if kind == "fault":
+        if context["key"]:
+            path = (*path, context["key"])
+            mark = document.mark(path)
         shown = "(hidden)" if context["secret"] else _shown(document, path)
         return Trouble(mark, path, context["problem"], shown, context["expected"])
     shown = _shown(document, path)

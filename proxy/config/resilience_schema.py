@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from proxy.config.kinds import (
+    AskedPath,
     Count,
     Duration,
     Factor,
@@ -15,7 +16,6 @@ from proxy.config.kinds import (
     HealthType,
     Method,
     Percent,
-    PlainPath,
     Positive,
     RetryWord,
     Size,
@@ -36,8 +36,8 @@ class HealthCheck(Section):
     type: HealthType = ""
     """`http`: a request is answered with the right status; `tcp`: a connection is made (over TLS where the cluster has
     it). Default `http` when `path` is given, else `tcp`."""
-    path: PlainPath = ""
-    """What is asked for. Default `/` with `type: http`."""
+    path: AskedPath = ""
+    """What is asked for, with or without a query. Default `/` with `type: http`."""
     method: Method = "GET"
     """Method of the request. Default GET."""
     host: Text = ""
@@ -66,15 +66,16 @@ class HealthCheck(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "HealthCheck":
-        if min(self.interval, self.unhealthy_interval) < 0.1:
-            raise fault_error("has an interval below 100ms", "at least 100ms")
+        for key in ("interval", "unhealthy_interval"):
+            if getattr(self, key) < 0.1:
+                raise fault_error("is too short", "at least 100ms", key=key)
         if self.timeout < 0.01:
-            raise fault_error("has a timeout below 10ms", "at least 10ms")
-        is_http = self.path or self.host or self.headers or self.body
-        if self.type == "tcp" and is_http:
-            raise fault_error("has type: tcp and keys of a request", "type: http, or no such keys")
+            raise fault_error("is too short", "at least 10ms", key="timeout")
+        for key in ("path", "host", "headers", "body"):
+            if self.type == "tcp" and getattr(self, key):
+                raise fault_error("has no effect with type: tcp", "type: http, or no such key", key=key)
         if not self.statuses:
-            raise fault_error("lets no status pass", "statuses such as [200-399]")
+            raise fault_error("lets no status pass", "statuses such as [200-399]", key="statuses")
         return self
 
 
@@ -127,9 +128,9 @@ class OutlierDetection(Section):
     @model_validator(mode="after")
     def _check(self) -> "OutlierDetection":
         if self.window < 1:
-            raise fault_error("has a window below 1s", "at least 1s")
+            raise fault_error("is too short", "at least 1s", key="window")
         if self.interval < 0.1:
-            raise fault_error("has an interval below 100ms", "at least 100ms")
+            raise fault_error("is too short", "at least 100ms", key="interval")
         return self
 
 
@@ -159,6 +160,12 @@ class Retry(Section):
     """Request bodies up to this size are kept to be sent again; larger ones are not retried once some of it was sent.
     Memory per request. Default 64KiB; 0 = none is kept."""
 
+    @model_validator(mode="after")
+    def _check(self) -> "Retry":
+        if {"backoff", "max_backoff"} <= self.model_fields_set and self.max_backoff < self.backoff:
+            raise fault_error("is less than backoff", "at least as long as backoff", key="max_backoff")
+        return self
+
 
 class Queue(Section):
     """Requests that wait because every endpoint is at its `max_connections`."""
@@ -184,8 +191,9 @@ class SlowStart(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "SlowStart":
-        if not self.min_percent or not self.aggression:
-            raise fault_error("has a min_percent or aggression of 0", "values above 0")
+        for key in ("min_percent", "aggression"):
+            if not getattr(self, key):
+                raise fault_error("is 0", "a value above 0", key=key)
         return self
 
 
@@ -216,5 +224,5 @@ class RateLimit(Section):
     @model_validator(mode="after")
     def _check(self) -> "RateLimit":
         if not 1 <= self.per <= 86400:
-            raise fault_error("has a per outside of 1s to 1 day", "a time such as 1s, 1m or 1h")
+            raise fault_error("is not from 1s to 1 day", "a time such as 1s, 1m or 1h", key="per")
         return self

@@ -119,11 +119,15 @@ def _connector(endpoint: EndpointSpec, context: ssl.SSLContext | None) -> aiohtt
 
 
 def _url(endpoint: EndpointSpec, context: ssl.SSLContext | None, path: str) -> URL:
+    """Paths are plain text, queries as they are sent."""
     address = endpoint.address
     scheme = "http" if context is None else "https"
+    path, mark, query = path.partition("?")
     if isinstance(address, UnixAddress):
-        return URL.build(scheme=scheme, host="localhost", path=path)
-    return URL.build(scheme=scheme, host=address.host, port=address.port, path=path)
+        url = URL.build(scheme=scheme, host="localhost", path=path)
+    else:
+        url = URL.build(scheme=scheme, host=address.host, port=address.port, path=path)
+    return URL(f"{url}?{query}", encoded=True) if mark else url
 
 
 def _headers(endpoint: EndpointSpec, host: str, purpose: str, more: Mapping[str, str]) -> CIMultiDict[str]:

@@ -348,6 +348,44 @@ REPLACED = [
 ]
 
 
+# What is said of the cluster, or of the route, with § where the fault is; the fault after its path.
+RESILIENCE = [
+    ("health_check: {interval: §0}", "health_check.interval: is too short, got 0, expected at least 100ms"),
+    (
+        "health_check: {timeout: §1ms}",
+        "health_check.timeout: is too short, got '1ms', expected at least 10ms",
+    ),
+    (
+        "health_check: {type: tcp, path: §/up}",
+        "health_check.path: has no effect with type: tcp, got '/up', expected type: http, or no such key",
+    ),
+    (
+        "health_check: {path: §'/up?a b'}",
+        "health_check.path: has a query that cannot be sent, got '/up?a b', expected a path, with or without a"
+        " query in visible ASCII, such as /health?full=1",
+    ),
+    (
+        "health_check: {statuses: §[]}",
+        "health_check.statuses: lets no status pass, got a list, expected statuses such as [200-399]",
+    ),
+    (
+        "outlier_detection: {window: §0}",
+        "outlier_detection.window: is too short, got 0, expected at least 1s",
+    ),
+    ("slow_start: {min_percent: §0}", "slow_start.min_percent: is 0, got 0, expected a value above 0"),
+    (
+        "retry: {backoff: 5s, max_backoff: §1s}",
+        "retry.max_backoff: is less than backoff, got '1s', expected at least as long as backoff",
+    ),
+]
+
+
+@pytest.mark.parametrize("text, fault", RESILIENCE, ids=[case[0][:40] for case in RESILIENCE])
+def test_faults_of_what_keeps_requests_alive(text, fault):
+    text, place = marked(BASE.replace("routes:", f"    {text}\nroutes:"))
+    assert faults_of(text) == [f"{place}: clusters[0].{fault}"]
+
+
 @pytest.mark.parametrize("old, new, fault", REPLACED, ids=[case[1][:40] for case in REPLACED])
 def test_a_fault_has_its_place_value_and_expectation(old, new, fault):
     assert BASE.count(old) == 1

@@ -78,6 +78,8 @@ def test_a_request_as_configured(run):
     async def main():
         service = Service()
         async with serving(service) as address:
+            assert (await probe(address, path="/up?full=%20&b").run(None)).failure == ""
+            assert service.seen.pop().raw_path == "/up?full=%20&b"
             assert (await probe(address, path="/health/a b").run(None)).failure == ""
             asked = service.seen[0]
             assert (asked.method, asked.raw_path, asked.host) == ("GET", "/health/a%20b", "query-1:9000")
