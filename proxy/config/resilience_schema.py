@@ -149,8 +149,9 @@ class Retry(Section):
     min_retries: Count = 3
     """Retries in flight, and begun per second, that each worker may have however few requests there are. Default 3."""
     per_try_timeout: Duration = written("0")
-    """Time that one endpoint has to begin its answer before another is asked. Default 0 = as long as
-    `timeouts.response`. One below the time of good answers doubles the load."""
+    """Time that one endpoint has to begin its answer before another is asked. A request that cannot be tried again (not
+    safe, too large to be kept, or tried as often as allowed) has `timeouts.response`. Default 0 = so has every one. One
+    below the time of good answers doubles the load."""
     backoff: Duration = written("25ms")
     """Scale of the random pause before a retry, which grows with each. Default 25ms; 0 = at once."""
     max_backoff: Duration = written("250ms")

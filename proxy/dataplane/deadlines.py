@@ -20,11 +20,13 @@ _BODY_TIMEOUT = Reason.BODY_TIMEOUT
 def next_step(
     state: State,
     cluster: "ClusterSpec",
+    per_try_s: float,
     clients: "DownstreamTimeouts",
     upstream: "Upstream | None",
     upload: "Upload | None",
 ) -> tuple[float, Reason]:
-    """Seconds for the next step in DISPATCHED or REPLYING (0 = any time), and what is wrong when they are over."""
+    """Seconds for the next step in DISPATCHED or REPLYING (0 = any time), and what is wrong when they are over.
+    `per_try_s` is how long an endpoint may take before another is asked; 0 = no other will be."""
     timeouts = cluster.timeouts
     if upstream is None:
         return timeouts.connect_s, _CONNECT_TIMEOUT
@@ -32,7 +34,7 @@ def next_step(
         return timeouts.idle_s, _IDLE_TIMEOUT
     if upload is not None and upload.is_awaited:
         return clients.body_s, _BODY_TIMEOUT
-    timeout, per_try = timeouts.response_s, cluster.retry.per_try_timeout_s
-    if per_try and (not timeout or per_try < timeout):
-        timeout = per_try
+    timeout = timeouts.response_s
+    if per_try_s and (not timeout or per_try_s < timeout):
+        timeout = per_try_s
     return timeout, _RESPONSE_TIMEOUT

@@ -17,7 +17,7 @@ from proxy.dataplane.reply_head import ReplyHead
 from proxy.dataplane.request_head import IDEMPOTENT, RequestHead
 from proxy.dataplane.responses import CONTINUE, Fields, local_answer, refusal
 from proxy.dataplane.states import State
-from proxy.dataplane.tries import is_answer_retried, is_failure_retried, tries_of
+from proxy.dataplane.tries import is_answer_retried, is_failure_retried, per_try_s, tries_of
 from proxy.dataplane.tunnel import Tunnel
 from proxy.dataplane.upload import Upload
 from proxy.endpoint import Lease
@@ -222,7 +222,8 @@ class Exchange:
             return  # it is watched as a slow client
         assert self.delivery is not None and self.cluster is not None
         upstream, upload, clients = self.delivery.upstream, self._upload, self._table.timeouts
-        timeout, reason = next_step(self.state, self.cluster.spec, clients, upstream, upload)
+        limit_s = per_try_s(self, now)
+        timeout, reason = next_step(self.state, self.cluster.spec, limit_s, clients, upstream, upload)
         downstream.deadline = now + timeout if timeout else 0.0
         downstream.deadline_reason = reason
 

@@ -161,15 +161,8 @@ class Tries:
     ) -> NoRetry | None:
         delivery, cluster = self._delivery, self._cluster
         assert delivery.endpoint is not None
-        head, deadline = exchange.head, exchange.downstream.total_deadline
-        has_key = head.field(b"idempotency-key") is not None
-        why = why_not(
-            cluster.spec.retry,
-            RetriedRequest(head.method, has_key, delivery.is_kept),
-            FailedTry(kind, status, is_sent=delivery.connections > 0, is_trial=is_trial),
-            tries=self.count,
-            remaining_s=deadline - now if deadline else inf,
-        )
+        failed = FailedTry(kind, status, is_sent=delivery.connections > 0, is_trial=is_trial)
+        why = _refusal(exchange, cluster, delivery, failed, self.count, now)
         if why is None:
             self.failed.append(delivery.endpoint.id)
             if not cluster.is_hopeful(self.failed):
@@ -223,6 +216,35 @@ class Tries:
             self._cluster.leave(self._ticket, now=now)
             self._leave_queue(now)
         self._exchange = None
+
+
+def _refusal(
+    exchange: "Exchange", cluster: Cluster, delivery: "Delivery", failed: FailedTry, count: int, now: float
+) -> NoRetry | None:
+    """Why the request is not tried again after `failed`, the last of `count` tries; `None` = it may be."""
+    head, deadline = exchange.head, exchange.downstream.total_deadline
+    has_key = head.field(b"idempotency-key") is not None
+    return why_not(
+        cluster.spec.retry,
+        RetriedRequest(head.method, has_key, delivery.is_kept),
+        failed,
+        tries=count,
+        remaining_s=deadline - now if deadline else inf,
+    )
+
+
+def per_try_s(exchange: "Exchange", now: float) -> float:
+    """Seconds that the present endpoint has to begin its answer before another is asked; 0 = none will be, so it has as
+    long as the cluster lets it."""
+    delivery, cluster = exchange.delivery, exchange.cluster
+    assert delivery is not None and cluster is not None
+    limit_s = cluster.spec.retry.per_try_timeout_s
+    if limit_s:
+        count = delivery.tries.count if delivery.tries is not None else 1
+        failed = FailedTry(FailureKind.TIMEOUT, is_trial=delivery.is_trial)
+        if _refusal(exchange, cluster, delivery, failed, count, now) is not None:
+            return 0.0
+    return limit_s
 
 
 def tries_of(exchange: "Exchange") -> Tries:

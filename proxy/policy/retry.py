@@ -42,8 +42,8 @@ class RetryParams:
     """Seconds over which requests and retries are compared, above 0."""
     per_try_timeout_s: float = 0.0
     """Seconds that one endpoint has to answer before another is asked; 0 = as long as the cluster's own timeout, which
-    is then not retried unless `on` names `timeout`. One below the time that good answers take turns slow endpoints into
-    failing ones and doubles the load."""
+    is then not retried unless `on` names `timeout`. Of no concern to a try that no other can follow. One below the time
+    that good answers take turns slow endpoints into failing ones and doubles the load."""
     backoff_s: float = 0.025
     """Scale of the pause before a retry: the first is up to this long. 0 = at once."""
     max_backoff_s: float = 0.25

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from threading import Event
 
 import pytest
 from support import settings
@@ -34,6 +36,9 @@ class Pair:
             settings.cluster("alone", self.bad.address, **settings.STUBBORN),
             settings.cluster("off", *both, retry={"max_retries": 0}, **settings.STUBBORN),
             settings.cluster("hasty", *both, retry={"per_try_timeout": "200ms"}, **settings.STUBBORN),
+            settings.cluster(
+                "hasty-once", *both, retry={"per_try_timeout": "200ms", "max_retries": 1}, **settings.STUBBORN
+            ),
             settings.cluster("crowded", *both, retry=PATIENT, **settings.STUBBORN),
             settings.cluster("small", *both, retry={"replay_bytes": 1000}, **settings.STUBBORN),
             settings.cluster(
@@ -215,6 +220,23 @@ def test_who_does_not_answer_in_time_is_passed_over(pair: Pair, client: Client, 
     pair.bad.on(target, lambda exchange: exchange.wait_gone())
     for _ in range(TURNS):
         assert client.ask("GET", target).status == 200
+
+
+def late(exchange: Exchange) -> None:
+    """A service that takes twice as long as `per_try_timeout`."""
+    Event().wait(0.4)
+    exchange.reply(200, b"late")
+
+
+def test_what_cannot_be_tried_again_has_its_time(pair: Pair, client: Client, path: str) -> None:
+    """A POST, and the last try that is allowed."""
+    target, turns = "/hasty-once" + path, count()
+    for origin in (pair.bad, pair.good):
+        origin.on(target, lambda exchange: late(exchange) if next(turns) else exchange.wait_gone())
+        origin.on("/hasty" + path, late)
+    assert client.ask("GET", target).body == b"late"
+    assert len(pair.bad.seen(target)) == len(pair.good.seen(target)) == 1
+    assert client.ask("POST", "/hasty" + path, body=b"x").body == b"late"
 
 
 def test_more_that_fail_together_than_the_budget_has_room_for(
