@@ -10,12 +10,14 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from proxy.scoreboard import LATENCY_BOUNDS_S
+
 Document = dict[str, Any]
 
 _STATE_STYLES = {"ready": "bold green", "starting": "bold yellow", "draining": "bold yellow"}
 
 ENDPOINT_COLUMNS = (
-    "CLUSTER", "ENDPOINT", "STANDING", "IN FLIGHT", "CONNS", "IDLE", "REQUESTS", "2XX", "4XX", "5XX", "FAILED",
+    "CLUSTER", "ENDPOINT", "STANDING", "LOAD", "IN FLIGHT", "CONNS", "IDLE", "REQUESTS", "2XX", "4XX", "5XX", "FAILED",
     "P50", "P90", "P99",
 )  # fmt: skip
 # The first columns are words, the others numbers.
@@ -158,15 +160,16 @@ def _endpoint_name(endpoint: Document) -> str:
 
 
 def _numbers(endpoint: Document) -> list[str]:
-    by_status, latency = endpoint["requests_by_status_total"], endpoint["latency"]
+    by_status, latency, load = endpoint["requests_by_status_total"], endpoint["latency"], endpoint["load"]
     return [
+        "-" if load is None else f"{load:.0%}",
         str(endpoint["in_flight"]),
         str(endpoint["connections"]),
         str(endpoint["idle_connections"]),
         str(endpoint["requests_total"]),
         *(str(by_status[each]) for each in ("2xx", "4xx", "5xx")),
         str(endpoint["failures_total"]),
-        *(latency_text(latency[each]) for each in ("p50_s", "p90_s", "p99_s")),
+        *(bound_text(latency[each]) for each in ("p50_s", "p90_s", "p99_s")),
     ]
 
 
@@ -189,6 +192,17 @@ def duration(seconds: float) -> str:
         if number or parts or unit == "s":
             parts.append(f"{number}{unit}")
     return " ".join(parts[:2])
+
+
+def bound_text(seconds: float | None) -> str:
+    """What an estimate from a histogram stands for, `<=500ms`: its bucket's bound; `-` when there were no answers."""
+    if seconds is None:
+        return "-"
+    if seconds >= LATENCY_BOUNDS_S[-1]:
+        return f">{latency_text(LATENCY_BOUNDS_S[-2])}"
+    # An estimate at a bound may be a rounding error above it.
+    bound = next(each for each in LATENCY_BOUNDS_S if seconds <= each * (1.0 + 1e-6))
+    return f"<={latency_text(bound)}"
 
 
 def latency_text(seconds: float | None) -> str:

@@ -31,7 +31,8 @@ from proxy.config.section import Section, written
 class HealthCheck(Section):
     """Questions that Homeport asks each endpoint. The first is asked before an endpoint gets requests, and counts for
     itself; after that a state lasts until as many checks in a row say otherwise as the keys below ask for. A JSON
-    answer `{"draining": true, "load": 0.7}` is heeded: a service that drains gets nothing new."""
+    answer `{"draining": true, "load": 0.7}` is heeded: a service that drains gets nothing new; its load is shown, and
+    no balancer goes by it."""
 
     type: HealthType = ""
     """`http`: a request is answered with the right status; `tcp`: a connection is made (over TLS where the cluster has

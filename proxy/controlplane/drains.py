@@ -16,14 +16,24 @@ MAX_SUGGESTED = 5
 class UnknownTarget(ProxyError):
     """There is nothing of that name, or more than one thing."""
 
-    def __init__(self, problem: str, names: Sequence[str] = ()) -> None:
-        super().__init__(problem, names)
+    def __init__(self, problem: str, names: Sequence[str] = (), known: Sequence[str] = ()) -> None:
+        super().__init__(problem, names, known)
         self.problem = problem
         self.names = names
         """What may have been meant."""
+        self.known = known
+        """What there is; told when nobody knows what was meant."""
 
     def __str__(self) -> str:
-        return f"{self.problem}; did you mean {' or '.join(self.names)}?" if self.names else self.problem
+        if self.names:
+            return f"{self.problem}; did you mean {' or '.join(self.names)}?"
+        if not self.known:
+            return self.problem
+        shown = ", ".join(self.known[:MAX_SUGGESTED])
+        more = len(self.known) - MAX_SUGGESTED
+        return f"{self.problem}; there {'is' if len(self.known) == 1 else 'are'} {shown}" + (
+            f" and {more} more" if more > 0 else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +75,9 @@ def find_endpoints(members: Iterable[Member], name: str) -> list[Member]:
     found = known.get(name)
     if found is None:
         close = get_close_matches(name, known, n=MAX_SUGGESTED)
-        raise UnknownTarget(f"there is no endpoint {name!r}", sorted(close, key=lambda one: -len(one))[:2])
+        ids = sorted({member.spec.id for found in known.values() for member in found})
+        problem = f"there is no endpoint {name!r}"
+        raise UnknownTarget(problem, sorted(close, key=lambda one: -len(one))[:2], ids)
     if len(clusters[name]) > 1:
         names = sorted(f"{cluster}/{name}" for cluster in clusters[name])[:MAX_SUGGESTED]
         raise UnknownTarget(f"several clusters have an endpoint {name!r}", names)
@@ -75,7 +87,7 @@ def find_endpoints(members: Iterable[Member], name: str) -> list[Member]:
 def check_listener(names: Sequence[str], name: str) -> None:
     """Raise `UnknownTarget` unless `name` is among the configured listeners' `names`."""
     if name not in names:
-        raise UnknownTarget(f"there is no listener {name!r}", get_close_matches(name, names, n=1))
+        raise UnknownTarget(f"there is no listener {name!r}", get_close_matches(name, names, n=1), names)
 
 
 def without_listeners(snapshot: Snapshot, drained: Iterable[str]) -> Snapshot:

@@ -86,7 +86,7 @@ class Reloads:
         self._row[C_RELOAD_REFUSED_LAST] = 0
         self._row[C_RELOADED_AT] = int(self._clock.wall())
         self._remember(report.outcome, trigger, ())
-        text = f"{report.outcome.value} ({trigger.value}), generation {report.generation}"
+        text = f"{report.outcome.value}, generation {report.generation} ({trigger.value})"
         self._events.tell(EventType.RELOAD, "configuration", text)
         for change in report.changes:
             _log.info("reload: %s", change)
@@ -94,7 +94,7 @@ class Reloads:
     def _refuse(self, trigger: Trigger, faults: Sequence[Fault]) -> None:
         self._row[C_RELOAD_REFUSED_LAST] = 1
         self._remember(ReloadOutcome.REFUSED, trigger, faults)
-        text = f"refused ({trigger.value}), the last configuration is served on: {faults[0]}"
+        text = f"refused, the last configuration is served on ({trigger.value}): {faults[0]}"
         self._events.tell(EventType.RELOAD, "configuration", text, level=logging.ERROR)
         for fault in faults[1:]:
             _log.error("reload: refused also for: %s", fault)

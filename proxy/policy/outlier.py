@@ -269,8 +269,14 @@ class OutlierDetector:
             return 1, worse, reason
         slower = slowness_beyond(own[2:], rest[2:], params)
         if slower is not None:
-            return 0, slower, f"takes {exp(own[3] / own[2]):.3g} s, {slower:.1f} times as long as the rest"
+            took_s = _rough(exp(own[3] / own[2]))
+            return 0, slower, f"takes about {took_s} s, {_rough(slower)} times as long as the rest"
         return None
+
+
+def _rough(number: float) -> str:
+    """Two digits, which is what the buckets of a histogram are good for: `0.5`, `5`, `710`."""
+    return f"{float(f'{number:.2g}'):g}"
 
 
 def failures_beyond(

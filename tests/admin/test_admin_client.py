@@ -11,7 +11,7 @@ import pytest
 from proxy.admin.api import AdminServer
 from proxy.admin.client import AdminUnreachable, ask_reload, parse_admin, show_status
 from proxy.admin.drain_client import ask_drain, wait_idle
-from proxy.admin.render import duration, latency_text, reload_lines, size
+from proxy.admin.render import bound_text, duration, latency_text, reload_lines, size
 from proxy.clock import SystemClock
 from proxy.config.faults import Fault
 from proxy.controlplane.drains import DrainReport, UnknownTarget
@@ -128,8 +128,8 @@ def test_plain_columns_for_a_pipe(serve):
     head = next(index for index, line in enumerate(lines) if line.startswith("CLUSTER"))
     first, second, empty = lines[head + 1 :]
     assert first.split()[:2] == ["etl", "query:9000"] and "(10.0.0.1:9000)" in first
-    assert first.split()[7] == "123456" and first.endswith("ms")
-    assert second.split() == ["etl", "10.0.0.2:9000", "ready", *["0"] * 8, "-", "-", "-"]
+    assert first.split()[8] == "123456" and first.endswith("ms")
+    assert second.split() == ["etl", "10.0.0.2:9000", "ready", "-", *["0"] * 8, "-", "-", "-"]
     assert empty.split() == ["[b]empty", "(none)"]
     assert out.isascii() and "\x1b" not in out
 
@@ -238,6 +238,14 @@ def test_units():
         "1024.0 TiB",
     ]
     assert [duration(s) for s in (0.9, 12, 307, 3600, 90061)] == ["0s", "12s", "5m 7s", "1h 0m", "1d 1h"]
+    assert [bound_text(s) for s in (None, 0.00005, 0.35, 0.5, 3.4, 500.0)] == [
+        "-",
+        "<=0.1ms",
+        "<=500ms",
+        "<=500ms",
+        "<=5s",
+        ">200s",
+    ]
     assert [latency_text(s) for s in (None, 0.00025, 0.0123, 3.4)] == ["-", "0.25ms", "12.3ms", "3.4s"]
 
 

@@ -364,7 +364,7 @@ def test_a_faulty_file_changes_nothing(caplog):
         assert str(fault).startswith("test.yaml:6:") and "clusters[0].dns.refresh" in str(fault)
         assert len(world.published) == 1 and world.board.control_row[C_RELOAD_REFUSED_LAST] == 1
         assert b"homeport_config_last_reload_successful 0.0" in (await world.get("/metrics"))[1]
-        assert caplog.text.count("10 parsecs") == 1 and "refused (the admin API)" in caplog.text
+        assert caplog.text.count("10 parsecs") == 1 and "(the admin API): test.yaml:6:" in caplog.text
         last = orjson.loads((await world.get("/api/v1/status"))[1])["last_reload"]
         assert (last["outcome"], last["trigger"], last["fault_count"]) == ("refused", "the admin API", 1)
         assert (last["fault"]["line"], last["fault"]["text"]) == (6, str(fault)) and last["time"]

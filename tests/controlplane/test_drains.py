@@ -59,7 +59,11 @@ def test_names(standings, name, found):
             "several clusters have an endpoint '10.0.0.3:9000'; did you mean etl/10.0.0.3:9000 or ml/",
         ),
         ("etl", "there is no endpoint 'etl'"),
-        ("zzz", "there is no endpoint 'zzz'"),
+        (
+            "zzz",
+            "there is no endpoint 'zzz'; there are etl/10.0.0.1:9000, etl/10.0.0.2:9000, etl/10.0.0.3:9000,"
+            " ml/10.0.0.3:9000",
+        ),
     ],
 )
 def test_names_that_are_none(standings, name, text):
@@ -72,6 +76,10 @@ def test_listeners():
     check_listener(["edge"], "edge")
     with pytest.raises(UnknownTarget, match="there is no listener 'egde'; did you mean edge?"):
         check_listener(["edge", "admin"], "egde")
+    with pytest.raises(UnknownTarget, match="there is no listener 'zz'; there is edge$"):
+        check_listener(["edge"], "zz")
+    many = UnknownTarget("there is no listener 'zz'", (), "abcdefg")
+    assert str(many) == "there is no listener 'zz'; there are a, b, c, d, e and 2 more"
     specs = tuple(ListenerSpec(name, TcpAddress("127.0.0.1", 0)) for name in ("a", "b"))
     left = without_listeners(Snapshot(1, specs, (), ()), {"b", "gone"})
     assert [spec.name for spec in left.listeners] == ["a"] and left.drained_listeners == ("b",)
