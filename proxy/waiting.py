@@ -59,8 +59,16 @@ class Waiter(Protocol):
         """Whether it may be the trial of an open circuit."""
         ...
 
+    def has_left(self, *, now: float) -> bool:
+        """Whether the client is gone, asked when it would get an endpoint: then it gets none, and `on_left`."""
+        ...
+
     def on_admitted(self, lease: Lease) -> None:
         """It has an endpoint."""
+        ...
+
+    def on_left(self) -> None:
+        """It is out of the queue because its client is gone."""
         ...
 
     def on_refused(self, error: RoutingError) -> None:
@@ -207,37 +215,40 @@ class Waiting:
 
     def _pump(self, now: float, *, gives_way: bool = True) -> int:
         """Late binding: whoever has its turn, among those who can use what is free. Returns how many got something."""
-        for ticket in self._queue.expire(now=now):
+        for late in self._queue.expire(now=now):
             self._row[K_QUEUE_TIMED_OUT] += 1
             self._publish()
-            ticket.owner.on_refused(
-                RoutingError(Reason.QUEUE_TIMEOUT, retry_after_s=self._retry_after_s(now))
-            )
+            late.owner.on_refused(RoutingError(Reason.QUEUE_TIMEOUT, retry_after_s=self._retry_after_s(now)))
         room = self._source.room(now=now) if self.size else 0
         admitted = 0
         while self.size and admitted < room and not (gives_way and self._gives_way(room - admitted, now)):
-            if not self._admit_one(now):
+            ticket, lease = self._take_one(now)
+            if ticket is None:
                 break
+            if lease is None:
+                self._row[K_QUEUE_LEFT] += 1
+                ticket.owner.on_left()
+                continue
+            self._row[K_QUEUE_WAIT_US] += int(max(now - ticket.since, 0.0) * 1e6)
+            ticket.owner.on_admitted(lease)
             admitted += 1
             gives_way = True
         return admitted
 
-    def _admit_one(self, now: float) -> bool:
+    def _take_one(self, now: float) -> tuple[Ticket[Waiter] | None, Lease | None]:
+        """Who is out of the queue, and what it got: nothing if its client is gone. `None` = nobody can be served."""
         lease: Lease | None = None
 
         def accepts(waiter: Waiter) -> bool:
             nonlocal lease
+            if waiter.has_left(now=now):
+                return True
             lease = self._source.try_acquire(waiter, now=now)
             return lease is not None
 
         ticket = self._queue.take(accepts, now=now)
-        if ticket is None or lease is None:
-            self._publish()  # some may have been found too late
-            return False
-        self._row[K_QUEUE_WAIT_US] += int(max(now - ticket.since, 0.0) * 1e6)
-        self._publish()
-        ticket.owner.on_admitted(lease)
-        return True
+        self._publish()  # also without one: some may have been found too late
+        return ticket, lease
 
     def _gives_way(self, room: int, now: float) -> bool:
         """Whether what is free is left to another worker, where somebody waits for longer. There must be enough for

@@ -16,6 +16,7 @@ send a reset, which can destroy the answer in the client's buffers (RFC 9112 9.6
 
 import asyncio
 import logging
+import select
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -111,6 +112,14 @@ class Downstream(asyncio.Protocol):
         """Whether the client has sent FIN, and waits for its answer."""
         return self._probe_times is not None
 
+    def has_sent_end(self) -> bool:
+        """Whether the client has sent FIN or a reset, read or not."""
+        if self.is_half_closed or not self.wire.is_open:
+            return True
+        poll = select.poll()
+        poll.register(self.wire.socket.fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
+
     @property
     def buffered_bytes(self) -> int:
         """Bytes held for this connection's peers."""
@@ -164,6 +173,8 @@ class Downstream(asyncio.Protocol):
             return False
         self._probe_times = ProbeTimes(self._plane.monotonic())
         self._plane.unwatched[self] = None
+        if self.relay is not None:
+            self.relay.on_client_eof()
         return True
 
     def connection_lost(self, error: Exception | None) -> None:

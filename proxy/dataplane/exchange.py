@@ -411,8 +411,10 @@ class Exchange:
     # ------------------------------------------------------------------ endings
 
     def on_client_eof(self) -> bool:
-        """The client will send no more; it still gets its reply if its request is complete."""
+        """The client will send no more; it still gets its reply if its request is complete and need not wait long."""
         if self._upload is None:
+            if self.delivery is not None and self.delivery.tries is not None:
+                self.delivery.tries.look()
             return True
         if self.state is _REPLYING:
             self.on_client_gone()

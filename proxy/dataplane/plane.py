@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from proxy.dataplane.downstream import Downstream
     from proxy.dataplane.exchange import Exchange
     from proxy.dataplane.listener import Listener
+    from proxy.dataplane.tries import Tries
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +104,8 @@ class Plane:
         """Connections with bytes that wait for their client."""
         self.unwatched: dict[Downstream, None] = {}
         """Connections that are not read at present, or that sent FIN: their loss must be looked for."""
+        self.queued: dict[Tries, None] = {}
+        """Requests that wait in the queues of their clusters."""
         self.buffers = BufferBudget(loop, row, self.active)
         """What waits in all of them."""
         self.adopting = 0
@@ -304,6 +307,9 @@ class Plane:
         try:
             self._check_deadlines(now)
             self._close_idle(now)
+            if self.queued:
+                left = [one for one in self.queued if one.is_unheard and one.has_left(now=now)]
+                Pieces(self.loop, left, self._end_left, size=DUE_AT_ONCE).begin()
             self.buffers.tick(self.table.limits.buffered_bytes, now)
             if self.unwatched and now >= self._next_watch:
                 self._next_watch = now + WATCH_S
@@ -386,6 +392,11 @@ class Plane:
             # When both sides have sent FIN, a hang-up says no more than that.
             if event & select.POLLERR or not downstream.wire.has_sent_eof:
                 downstream.abort(Reason.CLIENT_GONE)
+
+    def _end_left(self, piece: "Sequence[Tries]") -> None:
+        """Let go of requests that waited for an endpoint, and whose clients are gone."""
+        for tries in piece:
+            tries.look()
 
     def _every_second(self, now: float) -> None:
         if self._drained:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 # Seconds between two looks whether the budget has room.
 ROOM_LOOK_S = 0.01
+# Seconds that a request waits in the queue before FIN from its client is taken as its end. A client that only closes
+# its sending side does that with its request as a rule; one that gives up does it later, and others want its place.
+LEFT_AFTER_S = 0.05
 
 
 class Tries:
@@ -84,7 +87,37 @@ class Tries:
         deadline = exchange.downstream.total_deadline or inf
         self._ticket = self._cluster.enqueue(self, urgency, deadline, now=now)
         self.queued_at = now
+        self._plane.queued[self] = None
         exchange.wait()
+
+    @property
+    def is_unheard(self) -> bool:
+        """Whether the client may be gone without the loop telling of it now."""
+        exchange = self._exchange
+        return exchange is not None and (
+            exchange.downstream.is_half_closed or exchange.downstream.wire.is_paused
+        )
+
+    def has_left(self, *, now: float) -> bool:
+        """Whether the client ended its connection, or at least its side of it, and the request has waited for long
+        enough for that to mean that it is gone."""
+        exchange = self._exchange
+        return exchange is None or (
+            now - self.queued_at >= LEFT_AFTER_S and exchange.downstream.has_sent_end()
+        )
+
+    def look(self) -> None:
+        """Leave the queue if the client is gone."""
+        if self._ticket is None or self._exchange is None:
+            return
+        if self.has_left(now=self._plane.monotonic()):
+            self._exchange.abort(Reason.CLIENT_GONE)
+
+    def on_left(self) -> None:
+        """The client is gone, and somebody else has its turn."""
+        self._leave_queue(self._plane.monotonic())
+        assert self._exchange is not None
+        self._exchange.abort(Reason.CLIENT_GONE)
 
     def on_admitted(self, lease: Lease) -> None:
         """An endpoint became free."""
@@ -101,6 +134,7 @@ class Tries:
 
     def _leave_queue(self, now: float) -> None:
         self._ticket = None
+        self._plane.queued.pop(self, None)
         self.queue_s += now - self.queued_at
 
     # ------------------------------------------------------------------ another try

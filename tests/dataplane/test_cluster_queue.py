@@ -44,6 +44,7 @@ class Request:
         self.lease = self.error = self.ticket = None
         self.log = log if log is not None else []
         self.is_inside = True
+        self.is_gone = self.was_told = False
         try:
             self.lease = one.acquire(self.facts, now=world.now, failed=failed)
         except RoutingError as error:
@@ -53,6 +54,13 @@ class Request:
             except RoutingError as refused:
                 self.error = refused
         self.is_inside = False
+
+    def has_left(self, *, now):
+        return self.is_gone
+
+    def on_left(self):
+        assert self.is_gone and self.lease is None
+        self.was_told = True
 
     def on_admitted(self, lease):
         assert not self.is_inside and self.lease is None
@@ -316,6 +324,30 @@ def test_deadlines_and_leaving(world):
     assert left.error is None and left.lease is None
     holder.end()
     assert world._later == []  # nobody waits: nothing ticks
+
+
+def test_who_is_gone_at_its_turn_gets_nothing(world):
+    """The next one does within a tick; also if it was left to another worker because of one that is gone."""
+    fleets = [Fleet(worker, world) for worker in range(2)]
+    clusters = [fleet.apply(one_permit()) for fleet in fleets]
+    holder = Request(clusters[0], world)
+    gone = [Request(clusters[number % 2], world) for number in range(4)]
+    next_one = Request(clusters[0], world)
+    world.run(0.1)
+    for each in gone:
+        each.is_gone = True
+    holder.end()
+    world.turn()
+    world.run(TICK_S)
+    assert next_one.lease
+    assert clusters[0].active + clusters[1].active == 1
+    next_one.end()
+    world.turn()
+    world.run(TICK_S)
+    assert all(each.was_told and each.lease is None for each in gone)
+    rows = [fleet.scoreboard.cluster_row(fleet.worker, 0) for fleet in fleets]
+    assert [sum(row[word] for row in rows) for word in (K_QUEUE_LEFT, K_PENDING)] == [4, 0]
+    assert clusters[0].active + clusters[1].active == 0
 
 
 def test_the_wait_is_counted(world):

@@ -1,6 +1,7 @@
 """Requests that wait for an endpoint with room, over all workers, and limits on how many a client may send."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -130,6 +131,49 @@ def test_who_leaves_leaves_the_queue(queued: Daemon, connect: OpenClient, origin
     wait_for(lambda: pending(queued, "one") == 1, "one to leave")
     closing.close()
     wait_for(lambda: pending(queued, "one") == 0, "both to leave")
+    gate.open()
+    assert first.reply().status == 200
+    assert len(gate.order) == 1
+
+
+def has_waited(seconds: float) -> None:
+    """Return when so long has passed."""
+    until = time.monotonic() + seconds
+    wait_for(lambda: time.monotonic() >= until, "time to pass")
+
+
+def test_who_left_is_not_sent_on(queued: Daemon, connect: OpenClient, origin: Origin, path: str) -> None:
+    """Whoever closed its connection before its turn came: nobody would take the answer."""
+    gate = Gate(origin, "/one" + path)
+    first = connect(queued).send(request("GET", gate.path + "?first"))
+    gate.wait_begun(1)
+    leaving = [connect(queued).send(request("GET", gate.path + "?left")) for _ in range(6)]
+    last = connect(queued).send(request("GET", gate.path + "?last"))
+    wait_for(lambda: pending(queued, "one") == 7, "seven to wait")
+    has_waited(0.06)
+    for client in leaving:
+        client.close()
+    gate.open(8)
+    assert first.reply().status == last.reply().status == 200
+    assert gate.order == ["first", "last"]
+    wait_for(lambda: pending(queued, "one") == 0, "the queue to be empty")
+
+
+@pytest.mark.parametrize("body", [None, b"x" * 150_000], ids=["read", "not read"])
+def test_an_end_is_noticed_while_it_waits(
+    queued: Daemon, connect: OpenClient, origin: Origin, path: str, body: bytes | None
+) -> None:
+    """Also one that came with the request, and one behind a body that is not read yet."""
+    gate = Gate(origin, "/one" + path)
+    first = connect(queued).send(request("GET", gate.path))
+    gate.wait_begun(1)
+    client = connect(queued).send(request("GET" if body is None else "POST", gate.path, body=body))
+    client.half_close()
+    if body is None:
+        client.assert_closed()
+    else:
+        client.close()
+    wait_for(lambda: pending(queued, "one") == 0, "it to leave")
     gate.open()
     assert first.reply().status == 200
     assert len(gate.order) == 1
