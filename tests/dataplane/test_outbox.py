@@ -99,7 +99,7 @@ def downstream(outbox):
 def upstream(outbox):
     pool = SimpleNamespace(outbox=outbox, security=None, is_pressed=False)
     pool.add = pool.remove = pool.discard = lambda connection: None
-    return Upstream(pool)
+    return Upstream(pool, -1)
 
 
 @pytest.fixture(params=[downstream, upstream])
