@@ -425,7 +425,7 @@ async def _run(control: Control, file: ConfigFile) -> int:
 
 
 async def _watch(control: Control, file: ConfigFile, stopping: asyncio.Event) -> None:
-    async for _ in changes(file.path, stopping):
+    async for _ in changes(lambda: file.paths, stopping):
         await control.reload_if_new()
 
 

@@ -6,10 +6,11 @@ variable's value cannot bring in another one. What goes wrong is told without th
 files.
 """
 
+import hashlib
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from proxy.config.faults import BadValue
@@ -26,11 +27,17 @@ _FORMS = "${ENV_VAR}, ${ENV_VAR:-default} or ${file:PATH}; $${ for a literal ${"
 
 class Interpolator:
     """Replaces references by the variables of `environment` and by files, which are relative to
-    `directory`."""
+    `directory` and read by `read`."""
 
-    def __init__(self, environment: Mapping[str, str], directory: Path) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        directory: Path,
+        read: Callable[[Path, int], bytes] | None = None,
+    ) -> None:
         self._environment = environment
         self._directory = directory
+        self._read = read or read_regular_file
         self._left = _MAX_TOTAL_CHARACTERS
 
     def __call__(self, text: str) -> str:
@@ -70,12 +77,49 @@ class Interpolator:
         if not name:
             raise BadValue("has a reference without a file", _FORMS)
         try:
-            text = read_regular_file(self._directory / name, _MAX_FILE_BYTES).decode()
+            text = self._read(self._directory / name, _MAX_FILE_BYTES).decode()
         except UnicodeDecodeError as error:
             raise BadValue("refers to a file that is not UTF-8", "UTF-8 text") from error
         except BadValue as error:
             raise BadValue(f"refers to a file that {error.problem}", error.expected) from error
         return text.removesuffix("\n").removesuffix("\r")
+
+
+class ReferredFiles:
+    """The files that a configuration refers to, and whether they are as they were when they were read. Of what is in
+    them, often a secret, only a digest is kept."""
+
+    def __init__(self) -> None:
+        self._digests: dict[Path, bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"ReferredFiles({[str(path) for path in self.paths]})"
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where they are, as far as one can tell also those that could not be read."""
+        return tuple(self._digests)
+
+    def read(self, path: Path, limit_bytes: int) -> bytes:
+        """As `read_regular_file`."""
+        self._digests[path] = b""
+        content = read_regular_file(path, limit_bytes)
+        self._digests[path] = _digest(content)
+        return content
+
+    def have_changed(self) -> bool:
+        """Whether any has other bytes than when it was read, can be read again, or no more."""
+        return any(self._present(path) != digest for path, digest in list(self._digests.items()))
+
+    def _present(self, path: Path) -> bytes:
+        try:
+            return _digest(read_regular_file(path, _MAX_FILE_BYTES))
+        except BadValue:
+            return b""
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
 
 
 def read_regular_file(path: Path, limit_bytes: int) -> bytes:

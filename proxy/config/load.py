@@ -19,7 +19,7 @@ from proxy.clock import SystemClock
 from proxy.config.checks import find_conflicts
 from proxy.config.document import Document, Trouble, UnreadableDocument, read_document
 from proxy.config.faults import BadValue, Fault, InvalidConfig, Mark, Path, path_text, printable, quoted
-from proxy.config.interpolate import Interpolator, read_regular_file
+from proxy.config.interpolate import Interpolator, ReferredFiles, read_regular_file
 from proxy.config.kinds import Kind, did_you_mean
 from proxy.config.locality_checks import find_function_conflicts, find_locality_conflicts
 from proxy.config.scaler_checks import find_scaler_conflicts
@@ -58,11 +58,12 @@ def read_file(path: FilePath) -> bytes:
 
 
 class ConfigFile:
-    """The configuration's file: what is in it now, and what was when it was last looked at."""
+    """The configuration's file, and those it refers to: what is in them now, and what was when they were last read."""
 
     def __init__(self, path: FilePath) -> None:
         self.path = path
         self._seen = b""
+        self._referred = ReferredFiles()
 
     def __repr__(self) -> str:
         return f"ConfigFile({str(self.path)!r})"
@@ -71,18 +72,24 @@ class ConfigFile:
         """The file's text and what it says. Raises `InvalidConfig`. Takes about a second per MiB."""
         self._seen = b""  # a file that cannot be read is looked at, and complained of, once
         self._seen = read_file(self.path)
-        return self._seen, load_bytes(self._seen, str(self.path), self.path.parent)
+        self._referred = ReferredFiles()
+        return self._seen, load_bytes(self._seen, str(self.path), self.path.parent, referred=self._referred)
 
     def parse_served(self, source: bytes) -> Config:
         """What `source` said in this file, whose certificates are served already and need not be right any more. Raises
         `InvalidConfig`."""
         return load_bytes(source, str(self.path), self.path.parent, wall=None)
 
+    @property
+    def paths(self) -> tuple[FilePath, ...]:
+        """The file, and those that it referred to when it was last read."""
+        return self.path, *self._referred.paths
+
     def is_new(self) -> bool:
-        """Whether the file has other bytes than when it was last read; true when it cannot be read
-        any more."""
+        """Whether the file, or one it refers to, has other bytes than when it was last read; true when it cannot be
+        read any more."""
         try:
-            return read_file(self.path) != self._seen
+            return read_file(self.path) != self._seen or self._referred.have_changed()
         except InvalidConfig:
             return bool(self._seen)
 
@@ -108,14 +115,17 @@ def load_bytes(
     directory: FilePath,
     environment: Mapping[str, str] | None = None,
     wall: Callable[[], float] | None = SystemClock.wall,
+    referred: ReferredFiles | None = None,
 ) -> Config:
     """The configuration in `content`. Raises `InvalidConfig`.
 
     `file` is the name in faults; `directory` is where relative paths begin. Without a `wall` the files of certificates
-    are not looked at.
+    are not looked at. `referred` takes note of the files that `${file:…}` brings in.
     """
     text = _decode(content, file)
-    interpolate = Interpolator(os.environ if environment is None else environment, directory)
+    interpolate = Interpolator(
+        os.environ if environment is None else environment, directory, (referred or ReferredFiles()).read
+    )
     try:
         document = read_document(text, interpolate)
     except UnreadableDocument as error:

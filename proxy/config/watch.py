@@ -1,4 +1,4 @@
-"""When a configuration file may have changed: events of the directories it is seen through, and a look now and then.
+"""When a configuration may have changed: events of the directories its files are seen through, and a look now and then.
 
 The directory is watched and not the file, because editors and deployment tools replace a file by another one (a rename,
 or Kubernetes' swap of the symbolic link `..data`), which an inotify watch of the file itself would lose with the old
@@ -8,7 +8,7 @@ network file systems and some bind mounts, the look now and then finds the chang
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 from watchfiles import awatch
@@ -23,10 +23,10 @@ SETTLE_MS = 100
 LOOK_S = 5.0
 
 
-async def changes(file: Path, stop: asyncio.Event) -> AsyncIterator[None]:
-    """Yields whenever `file` is worth a look, until `stop` is set."""
+async def changes(files: Callable[[], Iterable[Path]], stop: asyncio.Event) -> AsyncIterator[None]:
+    """Yields whenever one of `files` is worth a look, until `stop` is set; which these are may change with each."""
     while not stop.is_set():
-        folders = sorted(_folders(file))
+        folders = _folders_of(files())
         try:
             events = awatch(
                 *folders,
@@ -40,14 +40,20 @@ async def changes(file: Path, stop: asyncio.Event) -> AsyncIterator[None]:
             )
             async for _ in events:
                 yield
-                if sorted(_folders(file)) != folders:
-                    break  # a link leads elsewhere now
+                if _folders_of(files()) != folders:
+                    break  # a link leads elsewhere now, or the configuration refers to other files
         except (OSError, RuntimeError) as error:
-            _log.warning("cannot watch %s, looking every %g s: %s", file, LOOK_S, error)
+            _log.warning(
+                "cannot watch %s, looking every %g s: %s", ", ".join(map(str, folders)), LOOK_S, error
+            )
             try:
                 await asyncio.wait_for(stop.wait(), LOOK_S)
             except TimeoutError:
                 yield
+
+
+def _folders_of(files: Iterable[Path]) -> list[Path]:
+    return sorted(set().union(*map(_folders, files)))
 
 
 def _folders(file: Path) -> set[Path]:

@@ -258,3 +258,25 @@ def test_a_file_that_is_gone_is_new_once(tmp_path):
     assert file.is_new()
     file.read()
     assert not file.is_new()
+
+
+def test_a_file_that_it_refers_to_is_looked_at_too(tmp_path):
+    """Also one that was not there: it may come. What is in it is told nobody."""
+    path, secret = tmp_path / "f.yaml", tmp_path / "secrets" / "token"
+    path.write_text((EXAMPLES / "minimal.yaml").read_text() + "admin: {token: '${file:secrets/token}'}\n")
+    file = ConfigFile(path)
+    with pytest.raises(InvalidConfig):
+        file.read()
+    assert file.paths == (path, secret) and not file.is_new()
+    secret.parent.mkdir()
+    for word in ("open-sesame", "shut-sesame"):
+        secret.write_text(word)
+        assert file.is_new()
+        assert file.read()[1].admin.token == word
+        assert not file.is_new()
+        assert word not in repr(file._referred)
+    secret.unlink()
+    assert file.is_new()
+    with pytest.raises(InvalidConfig):
+        file.read()
+    assert not file.is_new()

@@ -81,6 +81,25 @@ def test_a_changed_file_is_served(
     daemon.stop()
 
 
+def test_a_file_that_it_refers_to_is_served(
+    start_daemon: StartDaemon, connect: OpenClient, origin: Origin, path: str, tmp_path: Path
+) -> None:
+    """A changed secret is in use without a word to the daemon, and in no log."""
+    secret = tmp_path / "elsewhere" / "word"
+    secret.parent.mkdir()
+    secret.write_text("open-sesame")
+    rule = settings.route({"respond": {"status": 200, "body": f"${{file:{secret}}}"}}, path=path)
+    changed = config(origin)
+    daemon = start_daemon({**changed, "routes": [rule, *changed["routes"]]})
+    client = connect(daemon)
+    assert client.get(path).body == b"open-sesame"
+    secret.write_text("shut-sesame")
+    applied(daemon, 2)
+    assert client.get(path).body == b"shut-sesame"
+    assert "sesame" not in daemon.stderr()
+    daemon.stop()
+
+
 def test_the_same_bytes_change_nothing(start_daemon: StartDaemon, origin: Origin) -> None:
     daemon = start_daemon(config(origin))
     write(daemon, daemon.file.read_text())
