@@ -400,13 +400,13 @@ class Cluster:
 
     # ------------------------------------------------------------------ what became of leases
 
-    def on_result(self, endpoint: Endpoint, generation: int, kind: FailureKind | None, *, now: float) -> None:
+    def on_result(
+        self, endpoint: Endpoint, generation: int, kind: FailureKind | None, wait_s: int = 0, *, now: float
+    ) -> None:
         """See `endpoint.Home`."""
-        word = self._standings.record(endpoint, generation, kind, now=now)
-        if word is not None:
-            self._surroundings.posts.to_control(
-                {"result": endpoint.spec.slot, "circuit": generation, "kind": word}
-            )
+        message = self._standings.record(endpoint, generation, kind, wait_s, now=now)
+        if message is not None:
+            self._surroundings.posts.to_control(message)
 
     def end_trial(self, endpoint: Endpoint, hold: Hold) -> None:
         """See `endpoint.Home`."""

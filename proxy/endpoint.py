@@ -27,9 +27,10 @@ class Home(Protocol):
     """Its balancer goes by the data that requests need."""
 
     def on_result(
-        self, endpoint: "Endpoint", generation: int, kind: FailureKind | None, *, now: float
+        self, endpoint: "Endpoint", generation: int, kind: FailureKind | None, wait_s: int = 0, *, now: float
     ) -> None:
-        """A request that was picked under `generation` of the circuit passed (`None`) or failed."""
+        """A request that was picked under `generation` of the circuit passed (`None`) or failed; then the endpoint may
+        have asked to be left alone for `wait_s`."""
         ...
 
     def end_trial(self, endpoint: "Endpoint", hold: "Hold") -> None:
@@ -141,7 +142,7 @@ class Lease:
 
     __slots__ = (
         "_generation", "_has_passed", "_hold", "data", "endpoint", "is_released", "is_watched", "owed_since",
-        "placement", "placer", "times", "wants_data", "why",
+        "placement", "placer", "retry_after_s", "times", "wants_data", "why",
     )  # fmt: skip
 
     def __init__(
@@ -164,6 +165,8 @@ class Lease:
         self.placement: Placement | None = None
         """What is expected of it; `None` = data do not count."""
         self.placer: Placer | None = None
+        self.retry_after_s = 0
+        """Seconds that the endpoint asks to be left alone."""
         self.why: Why | None = None
         """Why it went there, if not by the balancer's choice among several."""
         self.owed_since = now
@@ -230,7 +233,7 @@ class Lease:
             row[E_FAILURES] += 1
         if kind is not None:
             row[_KIND_WORDS[kind]] += 1
-            endpoint.home.on_result(endpoint, self._generation, kind, now=now)
+            endpoint.home.on_result(endpoint, self._generation, kind, self.retry_after_s, now=now)
 
 
 _OK = Outcome.OK

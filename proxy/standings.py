@@ -160,10 +160,10 @@ class Standings:
         return endpoint.local.permission(word, self._spec.breaker, control_silent_s=silent_s, now=now)
 
     def record(
-        self, endpoint: Endpoint, generation: int, kind: FailureKind | None, *, now: float
-    ) -> str | None:
-        """Take in a result of a request picked under `generation`. What control is to be told: the failure's word,
-        empty for a success; `None` = nothing."""
+        self, endpoint: Endpoint, generation: int, kind: FailureKind | None, retry_after_s: int, *, now: float
+    ) -> dict[str, str | int] | None:
+        """Take in a result of a request picked under `generation`. The message for control, with the failure's word,
+        empty for a success; `None` = it need not know."""
         word = endpoint.standing[X_CIRCUIT]
         is_passed = kind is None or kind not in self._spec.breaker.failures
         if not is_passed:
@@ -178,7 +178,11 @@ class Standings:
                 self.expire()
         if not is_reported(is_passed, word):
             return None
-        return "" if kind is None or is_passed else kind.value
+        failure = "" if kind is None or is_passed else kind.value
+        message: dict[str, str | int] = {"result": endpoint.spec.slot, "circuit": generation, "kind": failure}
+        if retry_after_s and failure:
+            message["retry_after"] = retry_after_s
+        return message
 
     def shares(self, now: float) -> dict[Endpoint, float]:
         """The odds, up to 1, with which those in slow start are among the candidates of a pick. When all are, which is

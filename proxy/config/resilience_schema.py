@@ -95,7 +95,8 @@ class CircuitBreaker(Section):
     failures: tuple[FailureWord, ...] = (
         "connect_failure", "timeout", "reset", "closed", "bad_reply", "5xx", "429",
     )  # fmt: skip
-    """What counts as a failure. `429` does so with Retry-After only; 501 and 505 never do. Default all of
+    """What counts as a failure. `429` does so with Retry-After only, and a circuit that it opens stays so for as many
+    seconds if they are more than recovery_timeout, at most 300; 501 and 505 never do. Default all of
     connect_failure, timeout, reset, closed, bad_reply, 5xx, 429."""
 
 

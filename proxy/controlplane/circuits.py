@@ -118,6 +118,8 @@ class _Breaker:
         self.params = params
         self.cause = "opened before control restarted"
         """Why the circuit is open."""
+        self.not_before = 0.0
+        """Until when the endpoint asked to be left alone."""
         self._breaker = pybreaker.CircuitBreaker(
             fail_max=params.failure_threshold,
             reset_timeout=params.recovery_timeout_s,
@@ -196,9 +198,12 @@ class Circuits:
         for name in {member.cluster.name for member in self._standings}:
             self.hurry(name)
 
-    def on_result(self, member: Member, generation: int, kind: FailureKind | None) -> bool:
-        """Take in a result of a request that was picked under `generation`; `None` = it succeeded. False when it comes
-        too late, or too early, to count."""
+    def on_result(
+        self, member: Member, generation: int, kind: FailureKind | None, retry_after_s: int = 0
+    ) -> bool:
+        """Take in a result of a request that was picked under `generation`; `None` = it succeeded. Trials do not begin
+        before the `retry_after_s` are over that the endpoint asks for. False when it comes too late, or too early, to
+        count."""
         breaker = self._breakers.get(member.spec.id)
         word = member.row[X_CIRCUIT]
         if breaker is None or is_stale(generation, word):
@@ -209,6 +214,8 @@ class Circuits:
             return False
         passed = kind is None or kind not in breaker.params.failures
         failures = breaker.failures + 1
+        if not passed:
+            breaker.not_before = max(breaker.not_before, now + retry_after_s)
         if breaker.record(passed):
             self._on_change(member, breaker, circuit, "" if kind is None else kind.value, failures, now)
         elif breaker.state is CircuitState.HALF_OPEN:
@@ -223,7 +230,7 @@ class Circuits:
         """Write and tell what a result led to; changes on the way there, within one result, are nobody's concern."""
         state = breaker.state
         if state is CircuitState.OPEN:
-            until = now + breaker.params.recovery_timeout_s
+            until = max(now + breaker.params.recovery_timeout_s, breaker.not_before)
             what = f"{failures} failures in a row, the last" if circuit.state.lets_pass else "a trial failed"
             breaker.cause = f"{what}: {kind}"
             text = self._open_text(breaker, until)
@@ -257,10 +264,12 @@ class Circuits:
             self._try_by(first, self._clock.monotonic() + hurried_s(params, failed))
 
     def _try_by(self, member: Member, moment: float) -> None:
-        """Let trials of an open circuit begin at `moment`, unless they may earlier."""
+        """Let trials of an open circuit begin at `moment`, unless they may earlier, or the endpoint asked for more."""
         circuit = unpack(member.row[X_CIRCUIT])
-        if circuit.state is CircuitState.OPEN and circuit.until > moment:
-            member.reasons["circuit"] = self._open_text(self._breakers[member.spec.id], moment)
+        breaker = self._breakers.get(member.spec.id)
+        moment = max(moment, breaker.not_before) if breaker is not None else moment
+        if breaker is not None and circuit.state is CircuitState.OPEN and circuit.until > moment:
+            member.reasons["circuit"] = self._open_text(breaker, moment)
             self._standings.set_circuit(member, Circuit(circuit.state, circuit.generation, moment).pack())
 
     def _open_text(self, breaker: _Breaker, until: float) -> str:

@@ -11,15 +11,16 @@ from typing import Any
 
 from proxy.config.faults import printable
 from proxy.mailbox import Channel
-from proxy.policy.failures import FailureKind
+from proxy.policy.failures import MAX_RETRY_AFTER_S, FailureKind
 
 _log = logging.getLogger(__name__)
 
 AT_ONCE = 256
 """Messages read in one turn: what a full mailbox holds, about; other work of the loop gets its turn after so many."""
 
-OnResult = Callable[[int, int, FailureKind | None], bool]
-"""Slot of the endpoint, generation of its circuit, what failed (`None` = nothing); false when it does not count."""
+OnResult = Callable[[int, int, FailureKind | None, int], bool]
+"""Slot of the endpoint, generation of its circuit, what failed (`None` = nothing), seconds that the endpoint asks to be
+left alone; false when it does not count."""
 
 OnFunctionOff = Callable[[str, int, str], None]
 """Name of a key function, the worker that has switched it off, and why."""
@@ -100,15 +101,19 @@ def taker_of_functions(on_function_off: OnFunctionOff) -> Taker:
     return take
 
 
-def parse_result(body: Any) -> tuple[int, int, FailureKind | None] | None:
-    """What `{"result": SLOT, "circuit": GENERATION, "kind": WORD}` says; `None` = it says nothing."""
+def parse_result(body: Any) -> tuple[int, int, FailureKind | None, int] | None:
+    """What `{"result": SLOT, "circuit": GENERATION, "kind": WORD}` says, perhaps with `"retry_after": SECONDS`; `None`
+    = it says nothing."""
     if not isinstance(body, dict):
         return None
     slot, generation, word = body.get("result"), body.get("circuit"), body.get("kind")
-    if type(slot) is not int or type(generation) is not int or not isinstance(word, str):
+    wait_s = body.get("retry_after", 0)
+    if type(slot) is not int or type(generation) is not int or type(wait_s) is not int:
+        return None
+    if not isinstance(word, str):
         return None
     try:
-        return slot, generation, FailureKind(word) if word else None
+        return slot, generation, FailureKind(word) if word else None, min(max(wait_s, 0), MAX_RETRY_AFTER_S)
     except ValueError:
         return None
 

@@ -94,14 +94,14 @@ class Resilience:
         self._outliers.stop()
         self._prober.stop()
 
-    def on_result(self, slot: int, generation: int, kind: FailureKind | None) -> bool:
-        """A worker reports a result; false when it does not count."""
+    def on_result(self, slot: int, generation: int, kind: FailureKind | None, retry_after_s: int = 0) -> bool:
+        """A worker reports a result, and how long the endpoint asks to be left alone; false when it does not count."""
         member = self.standings.in_slot(slot)
         if member is None:
             return False
         is_off = not member.cluster.breaker.failure_threshold
         was_open = not member.circuit.lets_pass
-        if not is_off and not self._circuits.on_result(member, generation, kind):
+        if not is_off and not self._circuits.on_result(member, generation, kind, retry_after_s):
             return False
         if was_open and member.circuit is CircuitState.CLOSED:
             self._outliers.forgive(member)

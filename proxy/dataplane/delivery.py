@@ -19,7 +19,7 @@ from proxy.dataplane.upstream import Upstream
 from proxy.endpoint import Endpoint, Lease
 from proxy.model import NO_FACTS, Outcome, RequestFacts
 from proxy.policy.data_reply import DATA_FIELDS, data_reply
-from proxy.policy.failures import FailureKind
+from proxy.policy.failures import FailureKind, kind_of_status, retry_after_s
 from proxy.policy.route import CompiledRoute
 from proxy.scoreboard import E_RETRIES
 
@@ -135,6 +135,13 @@ class Delivery:
         """It cannot be sent again."""
         self.is_kept = False
         self._request = b""
+
+    def failure_of(self, head: ReplyHead) -> FailureKind | None:
+        """What a final reply from 400 on says against the endpoint; how long that asks to be left alone is noted."""
+        kind = kind_of_status(head.status, has_retry_after=b"\nretry-after:" in head.low)
+        if kind is FailureKind.RATE_LIMITED and self.lease is not None:
+            self.lease.retry_after_s = retry_after_s(head.low)
+        return kind
 
     def on_answer(self, head: ReplyHead, kind: FailureKind | None, cluster: Cluster, *, now: float) -> None:
         """The head of the final reply, or a 101, is here. What it says of data may be taken out of it."""

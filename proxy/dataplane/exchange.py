@@ -23,7 +23,7 @@ from proxy.dataplane.upload import Upload
 from proxy.endpoint import Lease
 from proxy.errors import DownstreamError, ExchangeError, Reason, RoutingError, UpstreamError
 from proxy.model import Outcome
-from proxy.policy.failures import kind_of_reason, kind_of_status
+from proxy.policy.failures import kind_of_reason
 from proxy.policy.route import CompiledRoute
 from proxy.scoreboard import E_CONNECT_FAILURES
 from proxy.snapshot import SplitSpec
@@ -306,7 +306,7 @@ class Exchange:
             return
         kind = None
         if head.status >= 400:
-            kind = kind_of_status(head.status, has_retry_after=b"\nretry-after:" in head.low)
+            kind = delivery.failure_of(head)
             if is_answer_retried(self, head, kind, now):
                 return
         delivery.on_answer(head, kind, cluster, now=now)

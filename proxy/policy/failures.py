@@ -5,6 +5,7 @@ status below 500 says nothing against it. 501 and 505 are answers about the requ
 500 on are failures. 429 is one when it comes with Retry-After: the endpoint itself asks to be left alone for a while.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -49,6 +50,19 @@ _KINDS = {
 
 # Answers about the request, not about the endpoint.
 _NOT_FAILED = frozenset({501, 505})
+
+
+MAX_RETRY_AFTER_S = 300
+"""Seconds that an endpoint is left alone at most because it asks for it: a mistake must not take it out for days."""
+
+_RETRY_AFTER = re.compile(rb"\nretry-after:[ \t]*([0-9]{1,9})[ \t]*\r")
+
+
+def retry_after_s(head: bytes) -> int:
+    """Seconds that an answer with this head, in lower case, asks to be left alone, at most `MAX_RETRY_AFTER_S`; 0 =
+    it does not say, or says a date (RFC 9110 10.2.3), which clocks may not agree upon."""
+    match = _RETRY_AFTER.search(head)
+    return min(int(match[1]), MAX_RETRY_AFTER_S) if match is not None else 0
 
 
 def kind_of_reason(reason: Reason) -> FailureKind | None:

@@ -118,11 +118,12 @@ class World:
         """How often workers were told of changes."""
         return self.board.control_row[C_STANDINGS]
 
-    def result(self, endpoint_id, kind=FailureKind.CONNECT, generation=None):
+    def result(self, endpoint_id, kind=FailureKind.CONNECT, generation=None, retry_after_s=0):
         """A worker reports; true when it counted."""
         if generation is None:
             generation = self.circuit(endpoint_id).generation
-        return self.resilience.on_result(self.slots.endpoints.slot(endpoint_id), generation, kind)
+        slot = self.slots.endpoints.slot(endpoint_id)
+        return self.resilience.on_result(slot, generation, kind, retry_after_s)
 
     def types(self):
         return [(event.type.value, event.subject) for event in self.events.recent]

@@ -165,6 +165,17 @@ def test_when_all_are_open_one_after_the_other_is_tried_soon(world):
     assert world.circuit(A).until == world.clock.now + 10.0, "another one serves"
 
 
+def test_who_asks_to_be_left_alone_is(world):
+    """For longer than the recovery timeout, and also when nobody else is left."""
+    for wait_s in (20, 3, 5):
+        world.result(A, FailureKind.RATE_LIMITED, retry_after_s=wait_s)
+    assert world.circuit(A) == Circuit(CircuitState.OPEN, 1, 1020.0)
+    world.resilience.set_drained([world.member(B)], True)
+    assert world.circuit(A).until == 1020.0
+    trial(world, A, FailureKind.RESET)
+    assert world.circuit(A).until < 1030.0
+
+
 def test_who_is_left_by_a_drain_is_tried_soon(world):
     fail(world)
     world.resilience.set_drained([world.member(B)], True)

@@ -16,7 +16,8 @@ BREAKER = "circuit_breaker: {failure_threshold: 3}"
 BAD = [b"{", b"\xff\xfe", b"[]", b"7", b"{}", b"null", b'{"result": "0", "circuit": 0, "kind": ""}',
        b'{"result": 0, "circuit": 0, "kind": "no such kind"}', b'{"result": true, "circuit": 0, "kind": ""}',
        b'{"result": 0, "circuit": 0}', b'{"result": 99999, "circuit": 0, "kind": ""}', b"[" * 60000,
-       b'{"result": 0, "circuit": 5, "kind": "reset"}', b"x" * 100_000]  # fmt: skip
+       b'{"result": 0, "circuit": 5, "kind": "reset"}',
+       b'{"result": 0, "circuit": 0, "kind": "429", "retry_after": "1"}', b"x" * 100_000]  # fmt: skip
 
 
 def mail(world):

@@ -420,3 +420,11 @@ def test_gauges_of_an_endpoint_that_comes_back(world):
     assert row[E_IN_FLIGHT] == 1
     before.pop().release(Outcome.OK, None, now=50.0)
     assert row[E_IN_FLIGHT] == 0
+
+
+def test_control_is_told_how_long_to_leave_it_alone(world):
+    one = Fleet(1, world).apply(cluster(endpoint("a", 0)))
+    lease = one.acquire(NO_FACTS, now=50.0)
+    lease.retry_after_s = 7
+    lease.release(Outcome.OK, FailureKind.RATE_LIMITED, now=50.0)
+    assert world.reported == [{"result": 0, "circuit": 0, "kind": "429", "retry_after": 7}]

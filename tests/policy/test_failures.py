@@ -3,7 +3,14 @@
 import pytest
 
 from proxy.errors import Reason
-from proxy.policy.failures import FailureKind, RetryOn, kind_of_reason, kind_of_status, retry_on
+from proxy.policy.failures import (
+    FailureKind,
+    RetryOn,
+    kind_of_reason,
+    kind_of_status,
+    retry_after_s,
+    retry_on,
+)
 
 
 @pytest.mark.parametrize(
@@ -57,3 +64,19 @@ def test_words_that_mean_nothing(word):
         ValueError, match="neither a status from 400 to 599 nor one of connect_failure, reset"
     ):
         retry_on([word])
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        (b"retry-after: 7", 7),
+        (b"retry-after:\t120 ", 120),
+        (b"retry-after: 86400", 300),
+        (b"retry-after: 99999999999999", 0),
+        (b"retry-after: -1", 0),
+        (b"retry-after: wed, 21 oct 2026 07:28:00 gmt", 0),
+        (b"x-retry-after: 7", 0),
+    ],
+)
+def test_how_long_it_asks_to_be_left_alone(field, expected):
+    assert retry_after_s(b"http/1.1 429 slow down\r\n" + field + b"\r\nage: 1\r\n\r\n") == expected
