@@ -13,7 +13,23 @@ from support.client import Client, OpenClient
 from support.daemon import Daemon, StartDaemon, free_port
 from support.origin import Origin
 
+import proxy
+
 _numbers = itertools.count(1)
+PACKAGE = Path(proxy.__file__).resolve().parent
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def pytest_report_header() -> str:
+    """Which build is tested."""
+    build = "compiled" if any(PACKAGE.rglob("*.so")) else "pure"
+    return f"homeport: {build}, in {PACKAGE}"
+
+
+def pytest_configure() -> None:
+    """An extension module that a build left in the checkout goes before its source, whatever that says by now."""
+    if left := sorted((CHECKOUT / "proxy").rglob("*.so")):
+        raise pytest.UsageError(f"extension modules among the sources, remove them: {left[0]} …")
 
 
 @pytest.fixture(scope="session")

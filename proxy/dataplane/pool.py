@@ -273,9 +273,9 @@ class Pool:
             upstream.wire.drop()
             self.remove(upstream)
             raise
-        except TlsError as error:
+        except TlsError as failure:
             row[E_CONNECT_FAILURES] += 1
-            exchange.fail(UpstreamError(error.reason))
+            exchange.fail(UpstreamError(failure.reason))
             return
         except OSError as error:
             _log.debug("endpoint %s: %s", self.endpoint.id, error)

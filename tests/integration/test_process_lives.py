@@ -137,7 +137,7 @@ def _is_all_new(daemon: Daemon, old: dict[int, int]) -> bool:
 
 def test_a_broken_program_does_not_replace(start_daemon: StartDaemon, origin: Origin, tmp_path: Path) -> None:
     """What is installed by then does not start, or refuses the file: the old one goes on."""
-    shutil.copytree(ROOT / "proxy", tmp_path / "lib" / "proxy")
+    copy_sources(tmp_path / "lib")
     worker = tmp_path / "lib" / "proxy" / "worker.py"
     daemon = start_daemon(settings.simple(origin.address, workers=1), root=tmp_path / "lib")
     good, config = worker.read_text(), daemon.file.read_text()
@@ -174,6 +174,11 @@ def test_a_broken_program_does_not_replace(start_daemon: StartDaemon, origin: Or
     assert daemon.wait() == 0
 
 
+def copy_sources(lib: Path) -> None:
+    """A program to be edited: without the extension modules of a compiled one, which go before their sources."""
+    shutil.copytree(ROOT / "proxy", lib / "proxy", ignore=shutil.ignore_patterns("*.so"))
+
+
 def install_other(lib: Path) -> None:
     """Put a program in the place of the one in `lib` whose parts call things otherwise among themselves."""
     for name, old, new in (
@@ -194,7 +199,7 @@ def test_upgraded_without_a_word(
 ) -> None:
     """Another program is installed, nobody signals, and a process dies: the daemon becomes that program by itself, once
     it starts; until then what is left goes on."""
-    shutil.copytree(ROOT / "proxy", tmp_path / "lib" / "proxy")
+    copy_sources(tmp_path / "lib")
     daemon = start_daemon(settings.simple(origin.address, workers=2), root=tmp_path / "lib")
     before, config = daemon.status(), daemon.file.read_text()
     old = {one["id"]: one["pid"] for one in before["workers"]}
@@ -229,7 +234,7 @@ def test_a_version_that_cannot_read_what_was_left(
     start_daemon: StartDaemon, origin: Origin, tmp_path: Path, name: str, old: str, new: str
 ) -> None:
     """Also with more endpoints than half of the rows: the old workers' are not given away, nor needed twice."""
-    shutil.copytree(ROOT / "proxy", tmp_path / "lib" / "proxy")
+    copy_sources(tmp_path / "lib")
     config = settings.simple(origin.address, workers=2)
     config["clusters"].append(
         {"name": "many", "endpoints": [{"address": f"127.0.0.1:{port}"} for port in range(1, 701)]}

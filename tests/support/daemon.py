@@ -14,9 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import proxy
 from support.wait import LIMIT_S, wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(proxy.__file__).resolve().parents[1]
+"""Where the package under test is: this checkout with `python -m pytest`, the environment's with `pytest`."""
 _COMPLAINTS = re.compile(
     r"traceback|exception|never retrieved|was never awaited|destroyed but", re.IGNORECASE
 )
