@@ -20,6 +20,11 @@
 # refused until the next one listens.
 #
 # It builds with BuildKit and with the classic builder, which has no `RUN --mount`, to the same layers.
+#
+# The compiled build takes a BUILD_IMAGE with a C compiler and the headers of Python. Neither gets into the
+# image:
+#
+#   docker build --build-arg COMPILE=1 --build-arg BUILD_IMAGE=python:3.11-bookworm -t homeport .
 
 # Any image with glibc, GNU coreutils 8.31 or later, and Python 3.11 or later with its venv module, in /usr/bin or in
 # /usr/local/bin.
@@ -39,6 +44,8 @@ ARG PIP_CERT
 # A URL, or a file in BUILD_IMAGE, with the exact versions to take. Without it they are the newest that pyproject.toml
 # allows.
 ARG PIP_CONSTRAINT
+# 1 for the compiled build: what it asks for besides, and the dependencies, whose types are checked.
+ARG COMPILE
 # The same packages give the same layers, bit for bit: all files get this time, and bytecode is checked by its source's
 # hash, not by its time. 1980 is the earliest that a wheel, being a zip file, can say.
 ARG SOURCE_DATE_EPOCH=315532800
@@ -53,9 +60,12 @@ WORKDIR /build
 RUN python3 -m venv /tools && python3 -m venv --without-pip /opt/homeport
 COPY pyproject.toml ./
 RUN python3 -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb')); \
-print(*project['build-system']['requires'], sep='\n', file=open('tools.txt', 'w')); \
-print(*project['project']['dependencies'], sep='\n', file=open('dependencies.txt', 'w'))" \
-    && /tools/bin/pip install --upgrade -r tools.txt wheel \
+dependencies = project['project']['dependencies']; tools = project['build-system']['requires']; \
+hook = project['tool']['hatch']['build']['targets']['wheel']['hooks']['mypyc']; \
+tools += [*hook['dependencies'], *dependencies] if '${COMPILE}' == '1' else []; \
+print(*tools, sep='\n', file=open('tools.txt', 'w')); \
+print(*dependencies, sep='\n', file=open('dependencies.txt', 'w'))" \
+    && /tools/bin/pip install --upgrade -r tools.txt \
     && /tools/bin/pip --python /opt/homeport/bin/python install --no-compile -r dependencies.txt
 # All bytecode goes below one directory, the standard library's too: the slim Python images come without it, and
 # compiling it at every start takes longer than all the rest of the start.
@@ -71,11 +81,12 @@ RUN cd /opt/homeport \
 
 # Homeport itself, below /application, so that it can be told from what it depends on. Asks no package index.
 FROM dependencies AS application
+ARG COMPILE
 ARG SOURCE_DATE_EPOCH=315532800
 COPY pyproject.toml README.md ./
 COPY proxy proxy/
 COPY config/container.yaml /application/etc/homeport/homeport.yaml
-RUN /tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . \
+RUN HATCH_BUILD_HOOKS_ENABLE="${COMPILE}" /tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . \
     && /tools/bin/pip --python /opt/homeport/bin/python install --no-compile --no-deps --no-index \
         --root /application /wheel/*.whl \
     && cp -a /application/opt/homeport/. /opt/homeport/ \

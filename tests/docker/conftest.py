@@ -1,8 +1,9 @@
 """The image, just built, and what the tests run it with.
 
 Skipped unless an engine answers and has the base image: that of the Dockerfile, or HOMEPORT_BASE_IMAGE. Packages
-are installed in HOMEPORT_BUILD_IMAGE, by default the base image. The image stays behind as `homeport:test`, so that
-the next run finds the layers; containers and networks do not.
+are installed in HOMEPORT_BUILD_IMAGE, by default the base image. HOMEPORT_COMPILE=1 has the compiled build tested; the
+image of HOMEPORT_BUILD_IMAGE needs a C compiler then. The image stays behind as `homeport:test`, so that the next run
+finds the layers; containers and networks do not.
 """
 
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from containers import (
+    COMPILE,
     CONFIG,
     HARDENED,
     PUBLISHED,
@@ -27,7 +29,7 @@ from support.wait import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "homeport:test"
-BUILD_S = 300.0
+BUILD_S = 900.0
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +44,8 @@ def image() -> str:
     for name in (base, build):
         if docker("image", "inspect", name, check=False).returncode:
             pytest.skip(f"the engine has no image {name}: pull it, or set HOMEPORT_BASE_IMAGE")
-    arguments = ("--build-arg", f"BASE_IMAGE={base}", "--build-arg", f"BUILD_IMAGE={build}")
+    values = (f"BASE_IMAGE={base}", f"BUILD_IMAGE={build}", f"COMPILE={COMPILE}")
+    arguments = [word for value in values for word in ("--build-arg", value)]
     docker("build", "--tag", IMAGE, *arguments, str(ROOT), limit_s=BUILD_S)
     return IMAGE
 

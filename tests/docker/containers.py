@@ -17,6 +17,8 @@ from support.wait import LIMIT_S, wait_for
 ENGINE_S = 60.0
 """Seconds for any command but a build."""
 
+COMPILE = os.environ.get("HOMEPORT_COMPILE", "")
+"""1 for the compiled build."""
 CONFIG = "/etc/homeport/homeport.yaml"
 # Nothing that the proxy does needs more than this.
 HARDENED = (

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from containers import (
+    COMPILE,
     CONFIG,
     HARDENED,
     PUBLISHED,
@@ -50,6 +51,15 @@ def test_keeps_nothing_of_the_build(image: str) -> None:
     assert docker("run", "--rm", "--entrypoint", "sh", image, "-c", find, check=False).stdout == ""
     said = docker("history", "--no-trunc", image).stdout + docker("image", "inspect", image).stdout
     assert "PIP_" not in said
+
+
+def test_has_the_build_that_was_asked_for(image: str) -> None:
+    """Compiled or not, with no compiler left behind."""
+    program = "import proxy.dataplane.exchange as m; print(m.__file__.rpartition('.')[2])"
+    said = docker("run", "--rm", "--entrypoint", "python", image, "-c", program).stdout.strip()
+    assert said == ("so" if COMPILE == "1" else "py")
+    find = "command -v cc gcc clang; cd /opt/homeport/lib/python3*/site-packages; ls -d mypy hatchling 2>/dev/null"
+    assert docker("run", "--rm", "--entrypoint", "sh", image, "-c", find, check=False).stdout == ""
 
 
 def test_starts_with_complete_bytecode(image: str) -> None:
