@@ -19,7 +19,7 @@ from proxy.scoreboard import E_CACHE_BYTES, K_DATA_KEYS, Scoreboard
 
 KEYS = [f"k{number}" for number in range(20)]
 SIZE = 10**9
-"""Of each: ten seconds to fetch, as far as the proxy knows; worth to be sent to whoever holds it."""
+"""Of each: a minute or more to fetch, as far as the proxy knows. So the holder gets it, failures or not."""
 
 CACHE = 10**12
 """Of each endpoint, by its own word."""
@@ -40,7 +40,7 @@ def config(
         "data",
         *(service.address for service in services),
         balancer="data_locality_aware",
-        locality={"bandwidth": "100MiB", **locality},
+        locality={"bandwidth": "1MiB", **locality},
         **(more or {}),
     )
     data = {"data_key": {"header": "X-Dataset-Id"}, "size": {"header": "X-Dataset-Bytes"}}
