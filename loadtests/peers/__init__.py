@@ -7,6 +7,7 @@ that others use too: requests per second and latencies move with whatever else r
     origin      the nginx that all proxies forward to
     configs     the configuration of every proxy
     proxies     every proxy: is it installed, its version, its command
+    compiled    the compiled build of Homeport, made when it is measured
     rows        what is measured; the requests as they stand on the wire
     load paced  closed-loop load by wrk; a paced client for latency at a given rate
     verify      before timing: are the bytes and the forwarding headers right

@@ -9,7 +9,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from loadtests.peers import proxies
-from loadtests.peers.results import KIB, SUBJECT, Results
+from loadtests.peers.results import KIB, SUBJECTS, Results
 from loadtests.peers.rows import BY_NAME, ROWS
 
 matplotlib.use("Agg")
@@ -17,8 +17,8 @@ matplotlib.use("Agg")
 # Okabe and Ito's palette, told apart with every common colour blindness ("Color Universal Design", 2008); a
 # proxy keeps its colour whichever others are drawn. The subject has the strongest, and a black edge.
 COLOURS = {
-    "homeport": "#D55E00", "nginx": "#009E73", "haproxy": "#0072B2", "envoy": "#CC79A7", "traefik": "#56B4E9",
-    "caddy": "#F0E442", "aiohttp": "#999999",
+    "homeport": "#D55E00", "homeport-compiled": "#E69F00", "nginx": "#009E73", "haproxy": "#0072B2",
+    "envoy": "#CC79A7", "traefik": "#56B4E9", "caddy": "#F0E442", "aiohttp": "#999999",
 }  # fmt: skip
 LABELS = {
     "tiny": "tiny\nGET", "headers": "12\nheaders", "10k": "10 KB\nreply", "1m": "1 MB reply,\nlength",
@@ -59,7 +59,7 @@ def _per(value: float | None) -> float | None:
 
 
 def _mark(name: str, bars: BarContainer) -> None:
-    if name == SUBJECT:
+    if name in SUBJECTS:
         for bar in bars:
             bar.set(edgecolor="black", linewidth=1.2)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loadtests.peers import configs
+from loadtests.peers import compiled, configs
 from loadtests.peers.configs import Place
 from loadtests.peers.processes import free_port
 
@@ -152,6 +152,12 @@ def _homeport(workers: int, *, by_data: bool = False) -> Callable[[str, Place], 
     return launch
 
 
+def _homeport_compiled(binary: str, place: Place) -> Launch:
+    # The directory of the sources must not go before what was built from them.
+    command = _homeport(1)(binary, place).command
+    return Launch([command[0], "-P", *command[1:]], {"PYTHONPATH": str(compiled.build())})
+
+
 PROXIES = (
     Proxy(
         "homeport",
@@ -173,6 +179,13 @@ PROXIES = (
         _says("-c", "import proxy; print(proxy.__version__)"),
         _homeport(1, by_data=True),
         variant="data",
+    ),
+    Proxy(
+        "homeport-compiled",
+        lambda: sys.executable if compiled.compiler() else None,
+        _says("-c", "import proxy; print(proxy.__version__)"),
+        _homeport_compiled,
+        tls=True,
     ),
     Proxy("nginx", _on_path("nginx"), _says("-v"), _nginx(True), tls=True),
     Proxy("haproxy", _on_path("haproxy"), _says("-v"), _haproxy(True), tls=True),

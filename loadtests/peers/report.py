@@ -12,7 +12,7 @@ from rich.table import Table
 
 from loadtests.peers import proxies
 from loadtests.peers.bench import Settings
-from loadtests.peers.results import KIB, SUBJECT, Results, Verdict, ratio, spread, verdicts
+from loadtests.peers.results import KIB, SUBJECTS, Results, Verdict, ratio, spread, verdicts
 from loadtests.peers.rows import BY_NAME, ROWS, SATURATION
 
 ABSENT = "–"
@@ -39,7 +39,7 @@ def _figure_table(results: Results, title: str, figure: str, form: str, style: b
     table = Table(title=title, box=style, title_justify="left")
     table.add_column("")
     for name in columns:
-        table.add_column(name, justify="right", style="bold" if name == SUBJECT else None)
+        table.add_column(name, justify="right", style="bold" if name in SUBJECTS else None)
     for row in _rows(results):
         values = [results.median(row, name, figure) for name in columns]
         table.add_row(BY_NAME[row].title, *(_text(value, form) for value in values))
@@ -55,7 +55,7 @@ def _memory_table(results: Results, style: box.Box) -> Table:
     table = Table(title="Memory", box=style, title_justify="left")
     table.add_column("")
     for name in columns:
-        table.add_column(name, justify="right", style="bold" if name == SUBJECT else None)
+        table.add_column(name, justify="right", style="bold" if name in SUBJECTS else None)
 
     def line(title: str, figure: Callable[[str], float | None], unit: int, form: str = ".0f") -> None:
         values = {name: figure(name) for name in columns}
@@ -73,15 +73,15 @@ def _memory_table(results: Results, style: box.Box) -> Table:
     return table
 
 
-def _ratio_table(results: Results, style: box.Box) -> Table:
-    table = Table(title=f"{SUBJECT}: CPU time and p99 relative to others", box=style, title_justify="left")
+def _ratio_table(results: Results, style: box.Box, subject: str) -> Table:
+    table = Table(title=f"{subject}: CPU time and p99 relative to others", box=style, title_justify="left")
     table.add_column("")
     for other in ("haproxy", "envoy"):
         table.add_column(f"CPU ÷ {other}", justify="right")
         table.add_column(f"p99 ÷ {other}", justify="right")
     for row in _rows(results):
         cells = [
-            _text(ratio(results, row, figure, SUBJECT, other), ".2f")
+            _text(ratio(results, row, figure, subject, other), ".2f")
             for other in ("haproxy", "envoy")
             for figure in ("cpu_us", "p99_ms")
         ]
@@ -89,9 +89,9 @@ def _ratio_table(results: Results, style: box.Box) -> Table:
     return table
 
 
-def verdict_table(found: list[Verdict], style: box.Box) -> Table:
+def verdict_table(found: list[Verdict], style: box.Box, title: str = "Targets") -> Table:
     """Every target, what was measured, and whether that is enough."""
-    table = Table(title="Targets", box=style, title_justify="left")
+    table = Table(title=title, box=style, title_justify="left")
     for title in ("target", "measured", "met"):
         table.add_column(title)
     words = {True: "[green]yes[/]", False: "[red]no[/]", None: "not measured"}
@@ -109,8 +109,10 @@ def tables(results: Results, style: box.Box = box.SIMPLE_HEAD) -> list[Table]:
         _figure_table(results, "p99, ms", "p99_ms", ".2f", style),
         _memory_table(results, style),
     ]
-    if SUBJECT in results.versions:
-        made += [_ratio_table(results, style), verdict_table(verdicts(results), style)]
+    for subject in SUBJECTS:
+        if subject in results.versions:
+            found = verdict_table(verdicts(results, subject), style, f"{subject}: targets")
+            made += [_ratio_table(results, style, subject), found]
     return [table for table in made if table.row_count]
 
 
@@ -180,8 +182,10 @@ def write_json(results: Results, settings: Settings, path: Path) -> None:
         "idle": results.idle,
         "stalled": results.stalled,
         "targets": [
-            {"target": v.target, "limit": v.limit, "value": v.value, "met": v.is_met}
-            for v in verdicts(results)
+            {"proxy": subject, "target": v.target, "limit": v.limit, "value": v.value, "met": v.is_met}
+            for subject in SUBJECTS
+            if subject in results.versions
+            for v in verdicts(results, subject)
         ],
     }
     path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))

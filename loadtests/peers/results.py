@@ -10,6 +10,8 @@ from loadtests.peers.memory import Held
 from loadtests.peers.rows import BY_NAME
 
 SUBJECT = "homeport"
+SUBJECTS = (SUBJECT, "homeport-compiled")
+"""Those that the targets are for."""
 KIB = 1024
 GIB = 1024**3
 
@@ -126,18 +128,18 @@ def ratio(results: Results, row: str, figure: str, proxy: str, other: str) -> fl
     return None if ours is None or not theirs else ours / theirs
 
 
-def verdicts(results: Results) -> list[Verdict]:
-    """Every target, met or not."""
+def verdicts(results: Results, subject: str = SUBJECT) -> list[Verdict]:
+    """Every target, met by `subject` or not."""
     found = [
         Verdict(
             f"{BY_NAME[each.row].title}: {FIGURES[each.figure]} ≤ {each.limit} × {each.other}"
             + (" (stretch)" if each is STRETCH else ""),
             each.limit,
-            ratio(results, each.row, each.figure, SUBJECT, each.other),
+            ratio(results, each.row, each.figure, subject, each.other),
         )
         for each in RATIOS
     ]
-    per_idle, per_stalled = results.idle_bytes(SUBJECT), results.stalled_bytes(SUBJECT)
+    per_idle, per_stalled = results.idle_bytes(subject), results.stalled_bytes(subject)
     found.append(
         Verdict("idle connection: ≤ 5 KiB", IDLE_LIMIT_KIB, None if per_idle is None else per_idle / KIB)
     )
