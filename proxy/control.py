@@ -23,6 +23,7 @@ from proxy.config.diff import describe_changes
 from proxy.config.faults import Fault, InvalidConfig
 from proxy.config.load import ConfigFile, locate
 from proxy.config.material import NO_MATERIAL, TlsMaterial, served_material
+from proxy.config.pending import pending
 from proxy.config.schema import Config
 from proxy.config.watch import changes
 from proxy.controlplane.cores import auto_workers
@@ -196,6 +197,8 @@ class Control:
         known: Mapping[str, tuple[TcpAddress, ...]],
         last_good: TlsMaterial = NO_MATERIAL,
     ) -> Sources:
+        for line in pending(config):
+            _log.warning("%s", line)
         # In a thread: the loop must go on beating while certificates are read.
         return await asyncio.to_thread(
             Sources,
