@@ -84,16 +84,18 @@ def test_replaced_under_traffic(start_daemon: StartDaemon, origin: Origin) -> No
     """SIGUSR2: the same process id, no failed request, no count lost, tunnels live until the drain timeout; and no
     descriptor more from one time to the next."""
     origin.on("/tunnel", echo)
-    daemon = start_daemon(settings.simple(origin.address, workers=2, drain_timeout="1500ms"))
+    daemon = start_daemon(settings.simple(origin.address, workers=2, drain_timeout="5s"))
     tunnels = [Tunnel(daemon) for _ in range(4)]
     counted = answered(daemon)
     traffic = Traffic(daemon)
     old = daemon.workers()
     daemon.signal(signal.SIGUSR2)
-    wait_for(lambda: _is_all_new(daemon, old), "the new program")
+    # From the parent: the drain's time runs, and the status waits for the new control.
+    wait_for(lambda: daemon.stderr().count(": serving, process") == 2 * len(old), "the new workers")
     assert all(tunnel.is_alive() for tunnel in tunnels), "the old workers have them"
     wait_for(lambda: are_gone(list(old.values())), "the old workers to end")
     assert all(wait_for(tunnel.client.is_cut) for tunnel in tunnels)
+    wait_for(lambda: _is_all_new(daemon, old), "the new program")
     traffic.stop()
     assert traffic.failures == []
     assert answered(daemon) == counted + traffic.answered + len(tunnels)

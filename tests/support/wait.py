@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-LIMIT_S = 60.0
+LIMIT_S = 15.0
 """Longest wait for anything that should happen at once; far above what a busy machine needs."""
 
 T = TypeVar("T")
