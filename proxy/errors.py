@@ -124,6 +124,36 @@ class UpstreamError(ExchangeError):
     """The endpoint's fault."""
 
 
+class EngineError(ProxyError):
+    """What runs instances (the Docker Engine, or this machine) did not do what it was asked. Never reaches a
+    request."""
+
+    def __init__(self, what: str, problem: str) -> None:
+        super().__init__(what, problem)
+        self.what = what
+        """What was asked, such as `start homeport-etl-3`."""
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.problem}"
+
+
+class EngineUnavailable(EngineError):
+    """It could not be reached, or not in time: nothing is known, and it may have been done."""
+
+
+class EngineNotFound(EngineError):
+    """There is no such instance (any more), or no such image, network or volume."""
+
+
+class EngineConflict(EngineError):
+    """It is in the wrong state, the name is taken, or the instance is somebody else's."""
+
+
+class EngineRefused(EngineError):
+    """It could not or would not: the spec is wrong for this host, a port is taken, a proxy in front forbids it."""
+
+
 def status_for(error: BaseException) -> int:
     """The status that answers `error`: its reason's, or 500 for what we did not foresee."""
     return error.reason.status if isinstance(error, ExchangeError) else Reason.INTERNAL.status
