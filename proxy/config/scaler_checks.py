@@ -8,7 +8,9 @@ from proxy.config.checks import Conflict, items_at
 from proxy.config.container_values import (
     parse_absolute_path,
     parse_capability,
+    parse_cpus,
     parse_device,
+    parse_memory,
     parse_mount,
     parse_port_mapping,
 )
@@ -42,6 +44,7 @@ def find_scaler_conflicts(document: Document) -> Iterator[Conflict]:
             yield from _drivers((*path, "scaler"), scaler)
             yield from _ports(document, path)
             yield from _power(document, (*path, "scaler", "container"))
+            yield from _budget(document, (*path, "scaler"))
 
 
 def _empty_sections(document: Document, path: Path) -> Iterator[Conflict]:
@@ -134,6 +137,24 @@ def _power(document: Document, container: Path) -> Iterator[Conflict]:
         source = mount.source.rstrip("/") + "/"
         if not any(source.startswith(allowed.rstrip("/") + "/") for allowed in mounts):
             yield _refusal(own, f"{mount.source}, or a directory around it, in docker.allow.mounts")
+
+
+def _budget(document: Document, scaler: Path) -> Iterator[Conflict]:
+    """A budget counts what instances claim by their limits, so they must have some."""
+    container: Path = (*scaler, "container")
+    limits: list[tuple[str, Path, Callable[[object], float]]] = [
+        ("cpus", (*container, "resources"), parse_cpus),
+        ("memory", (*container, "resources"), parse_memory),
+    ]
+    if document.get((*scaler, "driver")) == "process":
+        container = (*scaler, "process")
+        limits = [("memory", container, parse_memory)]
+    if not isinstance(document.get(container), dict):
+        return
+    for key, section, parse in limits:
+        budget = _parsed(parse, document.get(("host_budget", key)))
+        if budget and not document.get((*section, key)):
+            yield Conflict((*section, key), "is missing, though host_budget counts it", f"a limit of {key}")
 
 
 def _refusal(path: Path, expected: str) -> Conflict:

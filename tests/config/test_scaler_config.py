@@ -344,6 +344,20 @@ def test_faults_of_scalers(keys, fault):
     assert told.removeprefix("clusters[0].scaler").lstrip(".: ").startswith(fault), told
 
 
+def test_a_budget_needs_limits_to_count():
+    top = "host_budget: {cpus: 2, memory: 4GiB}\n"
+    told = faults("scaler: {container: §§{image: q, ports: [80]}}", top=top)
+    assert [one.partition(",")[0] for one in told] == [
+        f"clusters[0].scaler.container.resources.{key}: is missing" for key in ("cpus", "memory")
+    ]
+    told = faults("scaler: {driver: process, process: §{command: x}}", top=top)
+    assert told == (
+        "clusters[0].scaler.process.memory: is missing, though host_budget counts it, expected a limit of memory"
+    )
+    limits = "resources: {cpus: 1, memory: 1GiB}"
+    assert load(f"{BASE}    {container(f'ports: [80], {limits}')}\n{top}").host_budget.cpus == 2
+
+
 def test_a_container_needs_an_image():
     assert "image: is missing, expected an image such as" in faults("scaler: {container: §{ports: [80]}}")
 
