@@ -57,6 +57,9 @@ class Scaler(Section):
     target_in_flight: InFlight = 3
     """Requests in flight that each instance should have on average, 0.1 to 100000. Default 3; near `slots` nothing is
     idle and requests wait, far below it instances idle."""
+    headroom: Annotated[float, number(0, 100)] = 1.25
+    """Slots beyond those at work, in multiples of their square root, 0 to 100: a small cluster needs more to spare,
+    for its size, than a large one. Default 1.25; 0 = what `target_in_flight` leaves."""
     target_work: Duration = written("4s")
     """Seconds of work, in flight and queued, that each instance may have before it, at least 10ms. Default 4s; short
     clears backlogs sooner with more instances."""
@@ -75,15 +78,15 @@ class Scaler(Section):
     """Time over which load is averaged, at least 1s. Default 60s; long is calm and late."""
     panic_window: Duration = written("6s")
     """Time over which a burst is noticed, at least 1s and no longer than `stable_window`. Default 6s."""
-    panic_threshold: Annotated[float, number(100, 10_000)] = 125
+    panic_threshold: Annotated[float, number(100, 10_000)] = 140
     """Load of the panic window, in percent of what instances should carry, from which on they are overrun: that window
-    counts too, and nothing shrinks for a stable window. 100 to 10000. Default 125."""
+    counts too, and nothing shrinks for a stable window. 100 to 10000. Default 140."""
     scale_up_cooldown: Duration = written("3s")
     """Time between two growths. Default 3s; long lets a burst outrun the cluster."""
     scale_down_cooldown: Duration = written("60s")
     """Time from any change to the next shrinking. Default 60s."""
-    stabilisation: Duration = written("3m")
-    """It shrinks only to the largest size that was asked for in so much time. Default 3m; short loses instances and
+    stabilisation: Duration = written("2m")
+    """It shrinks only to the largest size that was asked for in so much time. Default 2m; short loses instances and
     their data in the pauses between bursts."""
     step_up: Positive = 4
     """Instances by which it may grow at once, or `step_up_percent`, whichever is more. Default 4."""

@@ -1,5 +1,6 @@
 """How a file says what containers are, how many there are and where others come from: values and faults."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from proxy.config.container import engine_options, instance_spec, selector
 from proxy.config.faults import InvalidConfig
 from proxy.config.load import load_bytes, load_file
+from proxy.config.scaling import scaling_params
 from proxy.drivers.spec import (
     ContainerSpec,
     Device,
@@ -19,6 +21,7 @@ from proxy.drivers.spec import (
     RestartPolicy,
     Selector,
 )
+from proxy.policy.scaling_params import HostBudget, ScalingParams
 
 BASE = """\
 listeners: [{bind: "127.0.0.1:8080"}]
@@ -113,6 +116,44 @@ def test_the_example_says_everything():
         certificate_file=str(EXAMPLE.parent / "docker-client.pem"),
         key_file=str(EXAMPLE.parent / "docker-client-key.pem"),
     )
+
+
+def test_defaults_are_those_of_the_policy():
+    config = load(f"{BASE}    {container()}\n")
+    assert scaling_params(config.clusters[0].scaler, config.host_budget) == ScalingParams()
+
+
+def test_all_that_scaling_goes_by():
+    config = load_file(EXAMPLE, {})
+    params = scaling_params(config.clusters[0].scaler, config.host_budget)
+    budget = HostBudget(12, 48 * 2**30, 1.0, 2**30)
+    assert params == ScalingParams(budget=budget)  # the example writes the defaults
+    process = scaling_params(config.clusters[1].scaler, config.host_budget)
+    assert process == ScalingParams(max_instances=4, budget=HostBudget(12, 48 * 2**30, 0.0, 2**29))
+    other = {
+        "min_instances": 3, "max_instances": 30, "slots": 5, "target_in_flight": 4.5, "headroom": 2,
+        "cpu_threshold": 60, "memory_threshold": 70, "memory_extra": 10, "panic_threshold": 200,
+        "step_up": 2, "step_up_percent": 50, "step_down": 3, "step_down_percent": 10, "scale_to_zero": True,
+    }  # fmt: skip
+    times = {
+        "target_work": 1, "target_queue_wait": 2, "stable_window": 30, "panic_window": 5, "scale_up_cooldown": 6,
+        "scale_down_cooldown": 7, "stabilisation": 8, "idle": 9, "start_time": 11, "start_timeout": 12,
+    }  # fmt: skip
+    written = ", ".join(
+        [f"{key}: {str(value).lower()}" for key, value in other.items()]
+        + [f"{key}: {value}s" for key, value in times.items()]
+    )
+    config = load(f"{BASE}    {container(more=', ' + written)}\n")
+    params = scaling_params(config.clusters[0].scaler, config.host_budget)
+    known = {field.name: getattr(params, field.name) for field in fields(ScalingParams)}
+    said = {
+        next(
+            name for name in known if name.removesuffix("_percent").removesuffix("_s") == key or name == key
+        ): value
+        for key, value in ({**other, **times, "start": times["start_time"]}).items()
+        if key != "start_time"
+    }
+    assert {name: known[name] for name in said} == said and len(said) == len(known) - 1
 
 
 def test_without_a_section_the_engine_is_where_the_environment_says():
