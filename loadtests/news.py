@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from proxy.clock import Clock, SystemClock
-from proxy.cluster import Cluster, build_clusters
+from proxy.cluster import Cluster
+from proxy.clusters import build_clusters
 from proxy.controlplane.residency import Residencies
 from proxy.data_news import DataNews
 from proxy.mailbox import Posts, channel_pair

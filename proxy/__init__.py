@@ -24,7 +24,7 @@ Map of the package, from the pure core outwards; imports point from the bottom o
     connections             how many connections there are to an endpoint over all workers
     holding                 how long permits are held, over all workers
     waiting                 the queue of a cluster over all workers
-    cluster table           mutable state of a worker: who gets a request; compiled routes
+    cluster clusters table  mutable state of a worker: who gets a request; compiled routes
     explanation             a worker's answer to where a request would go, and why
     dataplane/              the request path: protocol callbacks around one state machine per exchange
     controlplane/           names, certificates, health, circuits, ejections: what becomes of endpoints, and events

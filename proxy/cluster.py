@@ -15,7 +15,7 @@ not all choose alike, because each adds its own picks to it and begins its turns
 each worker's own: every worker sees enough answers of an endpoint that it uses, and none of one that it does not.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from math import ceil, inf
 
 from proxy.connections import ConnectionLimit
@@ -36,7 +36,7 @@ from proxy.policy.response_time import ResponseTimes
 from proxy.policy.retry import RetryBudget, others
 from proxy.policy.stickiness import Stickiness
 from proxy.scoreboard import C_STANDINGS, E_IN_FLIGHT, K_IGNORED, K_PANIC_PICKS
-from proxy.snapshot import ClusterSpec, Snapshot
+from proxy.snapshot import ClusterSpec
 from proxy.standings import Standings
 from proxy.surroundings import Peers, Surroundings
 from proxy.trials import Trials
@@ -482,21 +482,3 @@ class Cluster:
 
 def _has_room(endpoint: Endpoint) -> bool:
     return not endpoint.max_connections or endpoint.in_flight < endpoint.max_connections
-
-
-def build_clusters(
-    snapshot: Snapshot, previous: Mapping[str, Cluster], surroundings: Surroundings
-) -> dict[str, Cluster]:
-    """The clusters of `snapshot`; those of `previous` that are in it go on with what it says."""
-    clusters = {}
-    for spec in snapshot.clusters:
-        cluster = previous.get(spec.name)
-        # One that was away for long may come back in another slot.
-        if cluster is None or cluster.spec.slot != spec.slot:
-            cluster = Cluster(spec, surroundings)
-        cluster.update(spec)
-        clusters[spec.name] = cluster
-    for name, cluster in previous.items():
-        if clusters.get(name) is not cluster:
-            cluster.on_removed()
-    return clusters

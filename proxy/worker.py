@@ -25,7 +25,7 @@ import uvloop
 
 from proxy import children
 from proxy.clock import Clock, SystemClock
-from proxy.cluster import build_clusters
+from proxy.clusters import build_clusters
 from proxy.dataplane.gate import AcceptGate
 from proxy.dataplane.key_functions import KeyFunctions, find_functions
 from proxy.dataplane.listener import ConnectionCap, Listener

@@ -1,8 +1,6 @@
 """What a run found out, as tables for people and as JSON for programs."""
 
 import math
-import os
-import platform
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -12,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from loadtests import documents
 from loadtests.locality.bench import Settings
 from loadtests.locality.results import BOUND, Cell, Results, Run, verdicts
 from loadtests.locality.trace import BY_NAME
@@ -112,33 +111,18 @@ def notes(results: Results) -> list[str]:
 
 def show(results: Results, console: Console) -> None:
     """Print everything."""
-    for table in tables(results):
-        console.print(table)
-    for note in notes(results):
-        console.print(note, markup=False, highlight=False)
+    documents.show(tables(results), notes(results), console)
 
 
 def write_markdown(results: Results, path: Path) -> None:
     """The tables for a document."""
-    with path.open("w") as file:
-        console = Console(file=file, width=400, no_color=True)
-        for table in tables(results, box.MARKDOWN):
-            title, table.title = table.title, None
-            console.print(f"### {title}\n", markup=False)
-            console.print(table)
-            console.print()
-        for note in notes(results):
-            console.print(f"- {note}", markup=False)
+    documents.write_markdown(tables(results, box.MARKDOWN), notes(results), path)
 
 
 def write_json(results: Results, settings: Settings, path: Path) -> None:
     """All figures of every run, and the machine they are from."""
     document = {
-        "machine": {
-            "cpus": os.cpu_count(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-        },
+        "machine": documents.machine(),
         "settings": {
             "seconds": settings.seconds,
             "warm_up_s": settings.warm_up_s,

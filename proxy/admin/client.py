@@ -8,6 +8,7 @@ time is all it takes.
 import http.client
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TextIO
 from urllib.parse import urlsplit
@@ -16,6 +17,9 @@ import orjson
 
 from proxy.admin.render import render_plain, render_tables
 from proxy.errors import ProxyError
+
+EXIT_FAILED = 1
+EXIT_FAULTY = 2
 
 TIMEOUT_S = 5.0
 """Seconds for each step of a request: the daemon answers from memory."""
@@ -139,6 +143,23 @@ def _no_homeport(address: AdminAddress) -> AdminUnreachable:
     return AdminUnreachable(address.text, "what listens there is no admin API of Homeport", advice)
 
 
+def exit_code(ask: Callable[[AdminAddress], int], admin: str, err: TextIO) -> int:
+    """That of `ask`, called with where the daemon at `admin` is; 1, and a line on `err`, when it gives no usable
+    answer."""
+    try:
+        return ask(parse_admin(admin))
+    except AdminUnreachable as error:
+        print(f"homeport: {error}", file=err)
+    except (KeyError, TypeError) as error:
+        print(f"homeport: {admin} answers as another version would: {error!r} is missing or odd", file=err)
+    return EXIT_FAILED
+
+
+def document_text(document: Any) -> str:
+    """A document as `--json` prints it for people too."""
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+
+
 def show_status(
     admin: str, token: str | None, as_json: bool, out: TextIO | None = None, err: TextIO | None = None
 ) -> int:
@@ -147,22 +168,18 @@ def show_status(
     0, or 1 with one line on `err` (stderr) when there is no usable answer.
     """
     out, err = out or sys.stdout, err or sys.stderr
-    try:
-        address = parse_admin(admin)
+
+    def ask(address: AdminAddress) -> int:
         status = fetch(address, "/api/v1/status", token)
         status["clusters"] = fetch(address, "/api/v1/clusters", token)["clusters"]
         if as_json:
-            text = orjson.dumps(status, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+            text = document_text(status)
         else:
             text = render_tables(status, out) if out.isatty() else render_plain(status)
-    except AdminUnreachable as error:
-        print(f"homeport: {error}", file=err)
-        return 1
-    except (KeyError, TypeError) as error:
-        print(f"homeport: {admin} answers as another version would: {error!r} is missing or odd", file=err)
-        return 1
-    out.write(text)
-    return 0
+        out.write(text)
+        return 0
+
+    return exit_code(ask, admin, err)
 
 
 def ask_reload(
@@ -174,8 +191,9 @@ def ask_reload(
     usable answer.
     """
     out, err = out or sys.stdout, err or sys.stderr
-    try:
-        answer = fetch(parse_admin(admin), "/api/v1/reload", token, is_asking=True)
+
+    def ask(address: AdminAddress) -> int:
+        answer = fetch(address, "/api/v1/reload", token, is_asking=True)
         if as_json:
             out.write(orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE).decode())
         elif not answer["faults"]:
@@ -187,10 +205,6 @@ def ask_reload(
             )
         for fault in answer["faults"]:
             print(fault, file=err)
-        return 2 if answer["faults"] else 0
-    except AdminUnreachable as error:
-        print(f"homeport: {error}", file=err)
-        return 1
-    except (KeyError, TypeError) as error:
-        print(f"homeport: {admin} answers as another version would: {error!r} is missing or odd", file=err)
-        return 1
+        return EXIT_FAULTY if answer["faults"] else 0
+
+    return exit_code(ask, admin, err)

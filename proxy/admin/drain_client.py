@@ -8,10 +8,9 @@ from urllib.parse import quote
 
 import orjson
 
-from proxy.admin.client import AdminAddress, AdminUnreachable, fetch, parse_admin
+from proxy.admin.client import AdminAddress, exit_code, fetch
 from proxy.clock import Clock
 
-EXIT_FAILED = 1
 EXIT_TIMED_OUT = 3
 
 LOOK_S = 0.2
@@ -40,18 +39,18 @@ def ask_drain(
     kind = "listeners" if is_listener else "endpoints"
     action = "drain" if is_drained else "undrain"
     path = f"/api/v1/{kind}/{quote(name, safe='')}/{action}"
-    try:
-        answer = fetch(parse_admin(admin), path, token, is_asking=True)
+    targets: list[str] = []
+
+    def ask(address: AdminAddress) -> int:
+        answer = fetch(address, path, token, is_asking=True)
         if as_json:
             out.write(orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE).decode())
         else:
             out.write("".join(line + "\n" for line in _lines(answer, is_listener)))
-        return 0, answer["targets"]
-    except AdminUnreachable as error:
-        print(f"homeport: {error}", file=err)
-    except (KeyError, TypeError) as error:
-        print(f"homeport: {admin} answers as another version would: {error!r} is missing or odd", file=err)
-    return EXIT_FAILED, ()
+        targets.extend(answer["targets"])
+        return 0
+
+    return exit_code(ask, admin, err), targets
 
 
 def _lines(answer: dict[str, Any], is_listener: bool) -> list[str]:
@@ -78,20 +77,17 @@ def wait_idle(
     """Return when none of the endpoints `ids` has a request in flight, or none of those listeners a connection open: 0,
     3 after `timeout_s` seconds, or 1 when the daemon does not answer."""
     err = err or sys.stderr
-    try:
-        count = _connections if is_listener else _requests
-        left = asyncio.run(_wait(lambda: count(parse_admin(admin), token, frozenset(ids)), timeout_s, clock))
-    except AdminUnreachable as error:
-        print(f"homeport: {error}", file=err)
-        return EXIT_FAILED
-    except (KeyError, TypeError) as error:
-        print(f"homeport: {admin} answers as another version would: {error!r} is missing or odd", file=err)
-        return EXIT_FAILED
-    if left:
-        what = "connections are still open" if is_listener else "requests are still in flight"
-        print(f"homeport: {left} {what} after {timeout_s:g} s", file=err)
-        return EXIT_TIMED_OUT
-    return 0
+    count = _connections if is_listener else _requests
+
+    def ask(address: AdminAddress) -> int:
+        left = asyncio.run(_wait(lambda: count(address, token, frozenset(ids)), timeout_s, clock))
+        if left:
+            what = "connections are still open" if is_listener else "requests are still in flight"
+            print(f"homeport: {left} {what} after {timeout_s:g} s", file=err)
+            return EXIT_TIMED_OUT
+        return 0
+
+    return exit_code(ask, admin, err)
 
 
 def _requests(address: AdminAddress, token: str | None, ids: frozenset[str]) -> int:

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 from urllib.parse import urlencode
 
-import orjson
 from rich.console import Console, Group
 from rich.text import Text
 
-from proxy.admin.client import AdminUnreachable, fetch, parse_admin
+from proxy.admin.client import AdminAddress, document_text, exit_code, fetch
 from proxy.admin.render import latency_text, plain_table, rich_table, size
 
 Document = dict[str, Any]
@@ -39,21 +38,18 @@ def ask_explain(
 ) -> int:
     """Ask the daemon at `admin` with the parameters `asked`, and print what it says; returns the exit code, 0 or 1."""
     out, err = out or sys.stdout, err or sys.stderr
-    try:
+
+    def ask(address: AdminAddress) -> int:
         query = urlencode(asked, errors="surrogateescape")
-        answer = fetch(parse_admin(admin), f"/api/v1/explain?{query}", token)
+        answer = fetch(address, f"/api/v1/explain?{query}", token)
         if as_json:
-            text = orjson.dumps(answer, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+            text = document_text(answer)
         else:
             text = _tables(answer, out) if out.isatty() else _plain(answer)
-    except AdminUnreachable as error:
-        print(f"homeport: {error}", file=err)
-        return 1
-    except (KeyError, TypeError) as error:
-        print(f"homeport: {admin} answers as another version would: {error!r} is missing or odd", file=err)
-        return 1
-    out.write(text)
-    return 0
+        out.write(text)
+        return 0
+
+    return exit_code(ask, admin, err)
 
 
 def _tables(answer: Document, out: TextIO) -> str:

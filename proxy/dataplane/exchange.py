@@ -164,8 +164,7 @@ class Exchange:
         """Send the request to an endpoint, or wait in the cluster's queue for one. Raises `RoutingError`."""
         cluster, delivery = self.cluster, self.delivery
         assert cluster is not None and delivery is not None
-        tries = delivery.tries
-        failed = tries.failed if tries is not None else ()
+        failed = delivery.tries.failed if delivery.tries is not None else ()
         try:
             lease = cluster.acquire(delivery.facts, now=now, failed=failed, may_try=delivery.may_try)
         except RoutingError as error:

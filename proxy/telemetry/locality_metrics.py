@@ -1,13 +1,14 @@
 """Prometheus families of routing by data: series of clusters in which data count, and shadows where there is one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.core import CounterMetricFamily, Metric, SummaryMetricFamily
 
 from proxy.policy.balancer import goes_by_data
 from proxy.policy.ignored import Ignored
 from proxy.scoreboard import K_IGNORED, Scoreboard
 from proxy.snapshot import ClusterSpec, Snapshot
+from proxy.telemetry.families import Lines, counters, gauges
 from proxy.telemetry.locality import (
     ClusterDataReading,
     EndpointDataReading,
@@ -16,7 +17,7 @@ from proxy.telemetry.locality import (
 )
 from proxy.telemetry.standing_metrics import CLUSTER_LABELS, ENDPOINT_LABELS
 
-_ENDPOINT_COUNTERS: tuple[tuple[str, str, Callable[[EndpointDataReading], int]], ...] = (
+_ENDPOINT_COUNTERS: Lines[EndpointDataReading] = (
     (
         "homeport_locality_hits",
         "Answers from data that the endpoint held, by its own word or by how long they took.",
@@ -48,7 +49,14 @@ _ENDPOINT_COUNTERS: tuple[tuple[str, str, Callable[[EndpointDataReading], int]],
         lambda r: r.polls_failed_total,
     ),
 )
-_CLUSTER_GAUGES: tuple[tuple[str, str, Callable[[ClusterDataReading], int]], ...] = (
+_ENDPOINT_GAUGES: Lines[EndpointDataReading] = (
+    (
+        "homeport_locality_predicted_work_seconds",
+        "Time that the requests in flight are expected to take of the endpoint's slots.",
+        lambda r: r.work_s,
+    ),
+)
+_CLUSTER_GAUGES: Lines[ClusterDataReading] = (
     (
         "homeport_locality_known_keys",
         "Data keys that are known, by the worker that knows most.",
@@ -60,7 +68,7 @@ _CLUSTER_GAUGES: tuple[tuple[str, str, Callable[[ClusterDataReading], int]], ...
         lambda r: r.untrusted_workers,
     ),
 )
-_CLUSTER_COUNTERS: tuple[tuple[str, str, Callable[[ClusterDataReading], float]], ...] = (
+_CLUSTER_COUNTERS: Lines[ClusterDataReading] = (
     (
         "homeport_locality_news",
         "What workers told each other of who holds what, a key and an endpoint each.",
@@ -72,7 +80,7 @@ _CLUSTER_COUNTERS: tuple[tuple[str, str, Callable[[ClusterDataReading], float]],
         lambda r: r.news_dropped_total,
     ),
 )
-_SUMMARIES: tuple[tuple[str, str, Callable[[ClusterDataReading], float]], ...] = (
+_SUMMARIES: Lines[ClusterDataReading] = (
     (
         "homeport_locality_prediction_error_seconds",
         "How far predictions of a request's work and transfer were from what came, waits left out.",
@@ -84,7 +92,7 @@ _SUMMARIES: tuple[tuple[str, str, Callable[[ClusterDataReading], float]], ...] =
         lambda r: r.plain_error_s_total,
     ),
 )
-_SHADOW_COUNTERS: tuple[tuple[str, str, Callable[[ClusterDataReading], float]], ...] = (
+_SHADOW_COUNTERS: Lines[ClusterDataReading] = (
     (
         "homeport_locality_shadow_picks",
         "Requests that the shadow was asked for.",
@@ -114,11 +122,7 @@ def locality_families(board: Scoreboard, snapshot: Snapshot | None) -> Iterator[
     counted = [cluster for cluster in clusters if goes_by_data(cluster)]
     yield from _endpoint_families(board, counted)
     readings = [((cluster.name,), read_cluster_data(board, cluster)) for cluster in counted]
-    for name, text, gauge_value in _CLUSTER_GAUGES:
-        gauge = GaugeMetricFamily(name, text, labels=CLUSTER_LABELS)
-        for labels, reading in readings:
-            gauge.add_metric(labels, gauge_value(reading))
-        yield gauge
+    yield from gauges(_CLUSTER_GAUGES, CLUSTER_LABELS, readings)
     for name, text, sum_value in _SUMMARIES:
         summary = SummaryMetricFamily(name, text, labels=CLUSTER_LABELS)
         for labels, reading in readings:
@@ -126,23 +130,9 @@ def locality_families(board: Scoreboard, snapshot: Snapshot | None) -> Iterator[
         yield summary
     with_shadow = {cluster.name for cluster in counted if cluster.shadow}
     shadowed = [(labels, reading) for labels, reading in readings if labels[0] in with_shadow]
-    for name, text, value in _CLUSTER_COUNTERS:
-        yield _counter(name, text, readings, value)
-    for name, text, value in _SHADOW_COUNTERS:
-        yield _counter(name, text, shadowed, value)
+    yield from counters(_CLUSTER_COUNTERS, CLUSTER_LABELS, readings)
+    yield from counters(_SHADOW_COUNTERS, CLUSTER_LABELS, shadowed)
     yield _ignored_family(board, snapshot)
-
-
-def _counter(
-    name: str,
-    text: str,
-    readings: list[tuple[tuple[str], ClusterDataReading]],
-    value: Callable[[ClusterDataReading], float],
-) -> Metric:
-    counter = CounterMetricFamily(name, text, labels=CLUSTER_LABELS)
-    for labels, reading in readings:
-        counter.add_metric(labels, value(reading))
-    return counter
 
 
 def _endpoint_families(board: Scoreboard, clusters: list[ClusterSpec]) -> Iterator[Metric]:
@@ -151,19 +141,8 @@ def _endpoint_families(board: Scoreboard, clusters: list[ClusterSpec]) -> Iterat
         for cluster in clusters
         for spec in cluster.endpoints
     ]
-    for name, text, value in _ENDPOINT_COUNTERS:
-        counter = CounterMetricFamily(name, text, labels=ENDPOINT_LABELS)
-        for labels, reading in readings:
-            counter.add_metric(labels, value(reading))
-        yield counter
-    work = GaugeMetricFamily(
-        "homeport_locality_predicted_work_seconds",
-        "Time that the requests in flight are expected to take of the endpoint's slots.",
-        labels=ENDPOINT_LABELS,
-    )
-    for labels, reading in readings:
-        work.add_metric(labels, reading.work_s)
-    yield work
+    yield from counters(_ENDPOINT_COUNTERS, ENDPOINT_LABELS, readings)
+    yield from gauges(_ENDPOINT_GAUGES, ENDPOINT_LABELS, readings)
 
 
 def _ignored_family(board: Scoreboard, snapshot: Snapshot | None) -> Metric:

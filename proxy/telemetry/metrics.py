@@ -43,6 +43,7 @@ from proxy.scoreboard import (
     Scoreboard,
 )
 from proxy.snapshot import CertificateSpec, EndpointSpec, Snapshot
+from proxy.telemetry.families import Lines, counters, gauges
 from proxy.telemetry.locality_metrics import locality_families
 from proxy.telemetry.processes import (
     SLOT_NAMES,
@@ -181,7 +182,7 @@ _CONTROL_COUNTERS: tuple[tuple[str, str, int], ...] = (
 )
 
 # (name, help, value) of the families with the label `process`: control, worker-0, …
-_PROCESS_COUNTERS: tuple[tuple[str, str, Callable[[ProcessReading], int]], ...] = (
+_PROCESS_COUNTERS: Lines[ProcessReading] = (
     (
         "homeport_process_starts",
         "Starts of a process; each above the first replaces one.",
@@ -266,11 +267,8 @@ class ScoreboardCollector(Collector):
             "Worker processes there should be.",
             board.parent_row[P_WANTED_WORKERS],
         )
-        for name, text, value in _PROCESS_COUNTERS:
-            counter = CounterMetricFamily(name, text, labels=["process"])
-            for reading in (read_control(board), *workers):
-                counter.add_metric([reading.name], value(reading))
-            yield counter
+        processes = [([reading.name], reading) for reading in (read_control(board), *workers)]
+        yield from counters(_PROCESS_COUNTERS, ["process"], processes)
         yield CounterMetricFamily(
             "homeport_reexecs",
             "Times the whole daemon was replaced while it ran.",
@@ -285,16 +283,8 @@ class ScoreboardCollector(Collector):
         ]
         yield _requests_family(readings)
         yield _duration_family(readings)
-        for name, text, value in _ENDPOINT_GAUGES:
-            gauge = GaugeMetricFamily(name, text, labels=ENDPOINT_LABELS)
-            for labels, reading in readings:
-                gauge.add_metric(labels, value(reading))
-            yield gauge
-        for name, text, value in _ENDPOINT_COUNTERS:
-            counter = CounterMetricFamily(name, text, labels=ENDPOINT_LABELS)
-            for labels, reading in readings:
-                counter.add_metric(labels, value(reading))
-            yield counter
+        yield from gauges(_ENDPOINT_GAUGES, ENDPOINT_LABELS, readings)
+        yield from counters(_ENDPOINT_COUNTERS, ENDPOINT_LABELS, readings)
         yield _endpoint_info(endpoints)
 
 

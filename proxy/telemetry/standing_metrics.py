@@ -1,6 +1,6 @@
 """Prometheus families of what keeps requests alive: standings, circuits, checks, ejections, queues, retries, panic."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -9,6 +9,7 @@ from proxy.policy.breaker import CircuitState
 from proxy.policy.health import HealthState
 from proxy.scoreboard import Scoreboard
 from proxy.snapshot import ClusterSpec, Snapshot
+from proxy.telemetry.families import Lines, counters, gauges
 from proxy.telemetry.readings import read_endpoints
 from proxy.telemetry.standings import (
     KINDS,
@@ -29,7 +30,7 @@ _CIRCUIT_VALUES = {
     CircuitState.HALF_OPEN: 2,
 }
 
-_ENDPOINT_GAUGES: tuple[tuple[str, str, Callable[[StandingReading], float]], ...] = (
+_ENDPOINT_GAUGES: Lines[StandingReading] = (
     (
         "homeport_upstream_usable",
         "1 when the endpoint gets requests without panic, else 0.",
@@ -56,7 +57,7 @@ _ENDPOINT_GAUGES: tuple[tuple[str, str, Callable[[StandingReading], float]], ...
         lambda r: r.marks.is_drained,
     ),
 )
-_ENDPOINT_COUNTERS: tuple[tuple[str, str, Callable[[StandingReading], int]], ...] = (
+_ENDPOINT_COUNTERS: Lines[StandingReading] = (
     (
         "homeport_upstream_circuit_openings",
         "Times the endpoint's circuit opened, after failed trials too.",
@@ -70,7 +71,7 @@ _ENDPOINT_COUNTERS: tuple[tuple[str, str, Callable[[StandingReading], int]], ...
         lambda r: r.checks_failed_total,
     ),
 )
-_CLUSTER_GAUGES: tuple[tuple[str, str, Callable[[ClusterReading], int]], ...] = (
+_CLUSTER_GAUGES: Lines[ClusterReading] = (
     (
         "homeport_cluster_pending_requests",
         "Requests that wait because every endpoint is at its limit.",
@@ -78,7 +79,7 @@ _CLUSTER_GAUGES: tuple[tuple[str, str, Callable[[ClusterReading], int]], ...] = 
     ),
     ("homeport_cluster_retrying_requests", "Retries in flight.", lambda r: r.retrying),
 )
-_CLUSTER_COUNTERS: tuple[tuple[str, str, Callable[[ClusterReading], float]], ...] = (
+_CLUSTER_COUNTERS: Lines[ClusterReading] = (
     ("homeport_cluster_queued_requests", "Requests that had to wait.", lambda r: r.queued_total),
     (
         "homeport_cluster_queue_wait_seconds",
@@ -138,16 +139,8 @@ def standing_families(board: Scoreboard, snapshot: Snapshot | None, *, now: floa
 
 def _endpoint_families(clusters: list[_Cluster]) -> Iterator[Metric]:
     rows = [row for cluster in clusters for row in cluster.rows()]
-    for name, text, value in _ENDPOINT_GAUGES:
-        gauge = GaugeMetricFamily(name, text, labels=ENDPOINT_LABELS)
-        for labels, reading in rows:
-            gauge.add_metric(labels, value(reading))
-        yield gauge
-    for name, text, count in _ENDPOINT_COUNTERS:
-        counter = CounterMetricFamily(name, text, labels=ENDPOINT_LABELS)
-        for labels, reading in rows:
-            counter.add_metric(labels, count(reading))
-        yield counter
+    yield from gauges(_ENDPOINT_GAUGES, ENDPOINT_LABELS, rows)
+    yield from counters(_ENDPOINT_COUNTERS, ENDPOINT_LABELS, rows)
     standings = GaugeMetricFamily(
         "homeport_upstream_standing",
         "1 for what the endpoint is now: ready, slow start, ejected, unhealthy, …",
@@ -183,16 +176,8 @@ def _kinds_family(board: Scoreboard, clusters: list[_Cluster]) -> Metric:
 
 def _cluster_families(board: Scoreboard, clusters: list[_Cluster]) -> Iterator[Metric]:
     readings = [((cluster.spec.name,), read_cluster(board, cluster.spec)) for cluster in clusters]
-    for name, text, gauge_value in _CLUSTER_GAUGES:
-        gauge = GaugeMetricFamily(name, text, labels=CLUSTER_LABELS)
-        for labels, reading in readings:
-            gauge.add_metric(labels, gauge_value(reading))
-        yield gauge
-    for name, text, value in _CLUSTER_COUNTERS:
-        counter = CounterMetricFamily(name, text, labels=CLUSTER_LABELS)
-        for labels, reading in readings:
-            counter.add_metric(labels, value(reading))
-        yield counter
+    yield from gauges(_CLUSTER_GAUGES, CLUSTER_LABELS, readings)
+    yield from counters(_CLUSTER_COUNTERS, CLUSTER_LABELS, readings)
     usable = GaugeMetricFamily(
         "homeport_cluster_usable_endpoints",
         "Endpoints that get requests without panic.",

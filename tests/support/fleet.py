@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from itertools import count
 from random import Random
 
-from proxy.cluster import build_clusters
+from proxy.clusters import build_clusters
 from proxy.model import TcpAddress
 from proxy.permits import LockFiles, WorkerLocks
 from proxy.policy.hashring import ring_points
