@@ -151,20 +151,20 @@ class Cluster:
         board, worker = self._surroundings.scoreboard, self._surroundings.worker
         members = []
         for endpoint_spec in spec.endpoints:
-            endpoint = known.pop(endpoint_spec.id, None)
-            if endpoint is None:
-                slot = endpoint_spec.slot
+            endpoint = known.get(endpoint_spec.id)
+            # An instance that was started again may be elsewhere; connections to the old address are not kept.
+            if endpoint is None or endpoint.spec.address != endpoint_spec.address:
                 endpoint = Endpoint(
                     endpoint_spec,
                     self,
-                    row=board.endpoint_row(worker, slot),
-                    standing=board.standing_row(slot),
-                    locks=self._surroundings.locks.of(slot),
+                    row=board.endpoint_row(worker, endpoint_spec.slot),
+                    standing=board.standing_row(endpoint_spec.slot),
+                    locks=self._surroundings.locks.of(endpoint_spec.slot),
                 )
             else:
                 endpoint.update(endpoint_spec)
             members.append(endpoint)
-        for endpoint in known.values():
+        for endpoint in set(self.endpoints).difference(members):
             endpoint.is_removed = True
         return tuple(members)
 

@@ -124,7 +124,10 @@ X_CIRCUIT = 0
 X_MARKS = 1
 """`policy.standing.Marks`."""
 X_DRAINED = 2
-"""1 = an operator drained it; kept here for the next control."""
+"""`BY_OPERATOR`, which is kept here for the next control, and `BY_SOURCE`."""
+BY_OPERATOR = 1
+BY_SOURCE = 2
+"""Who found it says that it ends."""
 X_LOAD_PERMILLE = 3
 """How busy the service says it is, plus one; 0 = it does not say."""
 X_CHECK_BY_MS = 4

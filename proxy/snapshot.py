@@ -70,12 +70,13 @@ class EndpointSpec:
     """One address of a cluster."""
 
     id: str
-    """Stable over snapshots: `CLUSTER/ADDRESS`. What survives keeps its connections and counters."""
+    """Stable over snapshots: `CLUSTER/ADDRESS`, or `CLUSTER/INSTANCE`. What survives keeps its connections and
+    counters."""
     slot: int
     """Row in the scoreboard; fixed for the life of the endpoint."""
     address: Address
     name: str
-    """The address as configured (`query-1:9000`), for people."""
+    """The address as configured (`query-1:9000`), or what its source calls it, for people."""
     weight: int = 1
     """Share of traffic relative to the others, ≥ 1."""
     max_connections: int = 0
@@ -90,6 +91,14 @@ class EndpointSpec:
     """How fast it gets data that it does not hold; 0 = as its cluster has it."""
     server_name: str = ""
     """What its certificate must name, and the name that is asked for: a host name or an IP address. Only with TLS."""
+    source: str = ""
+    """Who found it: `docker`, `dns`, `file` or `scaler`; empty = the configuration lists it."""
+    instance: str = ""
+    """Which container or process it is, as its source knows it; empty = whoever is at the address."""
+    leaving: str = ""
+    """Why it gets nothing new, while what it has goes on, in words of its source; empty = it is not leaving."""
+    veto: str = ""
+    """Why its source says that it cannot serve now; empty = it does not say so."""
 
 
 @dataclass(frozen=True, slots=True)

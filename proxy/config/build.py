@@ -4,12 +4,11 @@ Resolving is somebody else's work: `unresolved_names` says what is to be resolve
 takes the answers. A name without an answer has no endpoints for now; the rest is served.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from collections.abc import Iterable
 
 from proxy.config.addresses import NamedAddress
 from proxy.config.balancer_schema import Hash, Sticky
+from proxy.config.endpoints import NOTHING_FOUND, Found, Resolved, endpoints_of
 from proxy.config.locality import data_spec, locality_params, residency_spec
 from proxy.config.material import NO_MATERIAL, TlsMaterial, listener_name
 from proxy.config.resilience import (
@@ -21,13 +20,12 @@ from proxy.config.resilience import (
 )
 from proxy.config.route_schema import HeaderEdits as HeaderEditsConfig
 from proxy.config.route_schema import Match, Rewrite, Route
-from proxy.config.schema import Cluster, Config, Endpoint, Listener
+from proxy.config.schema import Cluster, Config, Listener
+from proxy.config.slots import Slots
 from proxy.errors import ConfigError
-from proxy.model import Address, UnixAddress
 from proxy.policy.balancer import balancer
 from proxy.policy.hashring import ring_points
 from proxy.policy.standing import PanicParams
-from proxy.scoreboard import MAX_CLUSTERS, MAX_ENDPOINTS
 from proxy.snapshot import (
     AccessLogSpec,
     Action,
@@ -51,71 +49,6 @@ from proxy.snapshot import (
     UpstreamTimeouts,
 )
 
-Resolved = Mapping[str, Sequence[Address]]
-"""Numeric addresses by `host:port` of an endpoint."""
-
-
-class SlotAllocator:
-    """Which row of the scoreboard belongs to which endpoint id or name of a cluster, stable for as long as that is
-    known."""
-
-    def __init__(
-        self, capacity: int = MAX_ENDPOINTS, held: Mapping[str, int] | None = None, *, what: str = "endpoints"
-    ) -> None:
-        """`held` are the slots that are taken already; `what` they are for is said when they run out."""
-        self._what = what
-        self._slots = dict(held or {})
-        self._capacity = capacity
-        # Lowest first, so that rows stay close together: pages that no endpoint uses cost nothing.
-        self._free = sorted(set(range(capacity)) - set(self._slots.values()))
-
-    def __repr__(self) -> str:
-        return f"<SlotAllocator {len(self._slots)} of {self._capacity}>"
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._slots
-
-    @property
-    def high_water(self) -> int:
-        """One above the highest slot that is held."""
-        return max(self._slots.values(), default=-1) + 1
-
-    @property
-    def ids(self) -> frozenset[str]:
-        """Endpoint ids or names that hold a slot."""
-        return frozenset(self._slots)
-
-    def slot(self, key: str) -> int:
-        """The slot of `key`, from 0; the lowest free one if it is new. Raises `ConfigError` when full."""
-        slot = self._slots.get(key)
-        if slot is None:
-            if not self._free:
-                expected = f"at most {self._capacity} {self._what}, those that just left included"
-                raise ConfigError("clusters", key, expected)
-            slot = self._slots[key] = heappop(self._free)
-        return slot
-
-    def release(self, key: str) -> None:
-        """Free the slot of what is gone for good; a no-op for what has none."""
-        slot = self._slots.pop(key, None)
-        if slot is not None:
-            heappush(self._free, slot)
-
-    def keep(self, ids: frozenset[str]) -> None:
-        """Free all slots but those of `ids`."""
-        for key in self.ids - ids:
-            self.release(key)
-
-
-@dataclass(frozen=True, slots=True)
-class Slots:
-    """The rows of the scoreboard."""
-
-    endpoints: SlotAllocator = field(default_factory=SlotAllocator)
-    """By endpoint id."""
-    clusters: SlotAllocator = field(default_factory=lambda: SlotAllocator(MAX_CLUSTERS, what="clusters"))
-    """By name."""
-
 
 def unresolved_names(config: Config) -> list[tuple[str, int]]:
     """Host names and ports of endpoints, each once, in order of the file."""
@@ -130,17 +63,21 @@ def build_snapshot(
     generation: int,
     resolved: Resolved,
     slots: Slots,
+    found: Found = NOTHING_FOUND,
     material: TlsMaterial = NO_MATERIAL,
 ) -> Snapshot:
-    """The snapshot of `config`, with the addresses of each `host:port` from `resolved`, and the certificates and keys
-    of every listener and cluster with TLS from `material`.
+    """The snapshot of `config`, with the addresses of each `host:port` from `resolved`, what sources have `found`, and
+    the certificates and keys of every listener and cluster with TLS from `material`.
 
     New endpoints and clusters get slots; those that vanished keep theirs until they are released. Raises `ConfigError`
-    when there are no slots left, and then none has been taken.
+    when there are no slots left for what is configured, and then none has been taken.
     """
     held = slots.endpoints.ids, slots.clusters.ids
     try:
-        clusters = tuple(_cluster(cluster, resolved, slots, material) for cluster in config.clusters)
+        clusters = tuple(
+            _cluster(cluster, resolved, found.get(cluster.name, ()), slots, material)
+            for cluster in config.clusters
+        )
     except ConfigError:
         slots.endpoints.keep(held[0])
         slots.clusters.keep(held[1])
@@ -176,24 +113,18 @@ def _listener(listener: Listener, index: int, material: TlsMaterial) -> Listener
     )
 
 
-def _cluster(cluster: Cluster, resolved: Resolved, slots: Slots, material: TlsMaterial) -> ClusterSpec:
-    endpoints: dict[str, EndpointSpec] = {}
-    for endpoint in cluster.endpoints:
-        for address in _addresses(endpoint, resolved):
-            endpoint_id = f"{cluster.name}/{address}"
-            # Two names may lead to one address; it is one endpoint, as the first of them says.
-            if endpoint_id not in endpoints:
-                slot = slots.endpoints.slot(endpoint_id)
-                name = _server_name(cluster, endpoint)
-                endpoints[endpoint_id] = _endpoint(endpoint, endpoint_id, address, slot, name)
+def _cluster(
+    cluster: Cluster, resolved: Resolved, found: Iterable[EndpointSpec], slots: Slots, material: TlsMaterial
+) -> ClusterSpec:
+    endpoints = endpoints_of(cluster, resolved, found, slots.endpoints)
     timeouts, pool = cluster.timeouts, cluster.pool
     return ClusterSpec(
         name=cluster.name,
         slot=slots.clusters.slot(cluster.name),
         balancer=cluster.balancer,
-        endpoints=tuple(endpoints.values()),
+        endpoints=endpoints,
         hash=_hash(cluster.hash) if cluster.hash is not None else None,
-        ring=ring_points(tuple(endpoints)) if _has_ring(cluster) else b"",
+        ring=ring_points(tuple(spec.id for spec in endpoints)) if _has_ring(cluster) else b"",
         sticky=_sticky(cluster.sticky) if cluster.sticky is not None else None,
         locality=locality_params(cluster.locality),
         shadow=cluster.shadow,
@@ -246,38 +177,6 @@ def _sticky(sticky: Sticky) -> StickySpec:
         secure=sticky.secure,
         http_only=sticky.http_only,
         same_site=sticky.same_site,
-    )
-
-
-def _addresses(endpoint: Endpoint, resolved: Resolved) -> Sequence[Address]:
-    address = endpoint.address
-    return resolved.get(str(address), ()) if isinstance(address, NamedAddress) else (address,)
-
-
-def _server_name(cluster: Cluster, endpoint: Endpoint) -> str:
-    """What the endpoint's certificate must name; empty without TLS, or when nothing is known of it."""
-    if cluster.tls is None:
-        return ""
-    address = endpoint.address
-    return cluster.tls.server_name or ("" if isinstance(address, UnixAddress) else address.host)
-
-
-def _endpoint(
-    endpoint: Endpoint, endpoint_id: str, address: Address, slot: int, server_name: str
-) -> EndpointSpec:
-    return EndpointSpec(
-        id=endpoint_id,
-        slot=slot,
-        address=address,
-        name=str(endpoint.address),
-        weight=endpoint.weight,
-        max_connections=endpoint.max_connections,
-        zone=endpoint.zone,
-        tags=frozenset(endpoint.tags),
-        slots=endpoint.slots,
-        cache_bytes=endpoint.cache,
-        bandwidth_bytes_per_s=float(endpoint.bandwidth),
-        server_name=server_name,
     )
 
 

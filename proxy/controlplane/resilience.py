@@ -118,6 +118,17 @@ class Resilience:
             self._circuits.hurry(name)  # those that are left may all be open
         return changed
 
+    def set_leaving(self, departures: Mapping[str, str]) -> None:
+        """Sources say why endpoints get nothing new from now on, by id; all others that sources found may."""
+        for member in self.standings:
+            if not member.spec.source:
+                continue
+            why = departures.get(member.spec.id, "")
+            if self.standings.set_leaving(member, why):
+                kind = EventType.DRAINED if why else EventType.UNDRAINED
+                self._events.tell(kind, member.spec.id, why or f"by {member.spec.source}")
+                self._circuits.hurry(member.cluster.name)
+
     def reasons(self) -> Mapping[str, Mapping[str, str]]:
         """Why endpoints are what they are, in words, by id: see `Member.reasons`."""
         return {member.spec.id: dict(member.reasons) for member in self.standings if member.reasons}

@@ -7,7 +7,7 @@ that comes back in the meantime, as addresses of a name do, finds its row and it
 
 from collections.abc import Callable, Mapping
 
-from proxy.config.build import SlotAllocator, Slots
+from proxy.config.slots import SlotAllocator, Slots
 from proxy.scoreboard import (
     C_CLUSTER_SLOTS,
     C_ENDPOINT_SLOTS,

@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 
 from proxy.clock import Clock
 from proxy.config.addresses import NamedAddress
-from proxy.config.build import Slots, build_snapshot, unresolved_names
+from proxy.config.build import build_snapshot, unresolved_names
+from proxy.config.endpoints import NOTHING_FOUND, Found
 from proxy.config.material import NO_MATERIAL, TlsMaterial
 from proxy.config.schema import Config
+from proxy.config.slots import Slots
 from proxy.controlplane.certificates import CertificateWatcher
 from proxy.controlplane.resolver import Lookup, Resolver, WatchedName
 from proxy.model import TcpAddress
@@ -54,13 +56,15 @@ class Sources:
         await self.resolver.stop()
         await self.certificates.stop()
 
-    def build(self, generation: int, slots: Slots) -> Snapshot:
-        """The snapshot of this moment. Raises `ConfigError` when there are too many endpoints."""
+    def build(self, generation: int, slots: Slots, found: Found = NOTHING_FOUND) -> Snapshot:
+        """The snapshot of this moment, with what has been `found`. Raises `ConfigError` when there are too many
+        endpoints."""
         return build_snapshot(
             self.config,
             generation=generation,
             resolved=self.resolver.resolved,
             slots=slots,
+            found=found,
             material=self.certificates.material,
         )
 
@@ -85,6 +89,6 @@ def known_addresses(previous: Snapshot | None) -> Mapping[str, tuple[TcpAddress,
     found: dict[str, dict[TcpAddress, None]] = {}
     for cluster in previous.clusters if previous is not None else ():
         for spec in cluster.endpoints:
-            if isinstance(spec.address, TcpAddress) and spec.name != str(spec.address):
+            if isinstance(spec.address, TcpAddress) and not spec.source and spec.name != str(spec.address):
                 found.setdefault(spec.name, {})[spec.address] = None
     return {name: tuple(addresses) for name, addresses in found.items()}

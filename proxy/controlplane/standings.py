@@ -1,8 +1,9 @@
 """What becomes of an endpoint from all that is known of it: the one place that writes its marks for the workers.
 
-An operator's drain, the service's own word, health checks, ejections and the circuit come from different hands; here
-they meet. Each change is a word in the endpoint's row of standing and then one more in `C_STANDINGS`, so workers that
-look at that word alone miss nothing. The words outlive this process: what a control finds there it goes on from.
+An operator's drain, the word of the service itself and of whoever found it, health checks, ejections and the circuit
+come from different hands; here they meet. Each change is a word in the endpoint's row of standing and then one more in
+`C_STANDINGS`, so workers that look at that word alone miss nothing. The words outlive this process: what a control
+finds there it goes on from.
 
 Slow start begins when an endpoint joins others: when it is new in a cluster that had endpoints, and whenever it comes
 back from being drained, down, ejected or shut off by its circuit. A cluster that begins has nobody to be held back for.
@@ -15,6 +16,8 @@ from proxy.policy.breaker import CircuitState, unpack
 from proxy.policy.health import NO_WORD, HealthState, ServiceWord
 from proxy.policy.standing import Marks, unpack_marks
 from proxy.scoreboard import (
+    BY_OPERATOR,
+    BY_SOURCE,
     C_STANDINGS,
     X_CHECK_BY_MS,
     X_CIRCUIT,
@@ -30,8 +33,8 @@ class Member:
     """One endpoint as control knows it."""
 
     __slots__ = (
-        "cluster", "health", "is_drained", "is_draining_itself", "is_ejected", "reasons", "row", "since", "spec",
-        "was_usable",
+        "cluster", "health", "is_drained", "is_draining_itself", "is_ejected", "is_leaving", "reasons", "row",
+        "since", "spec", "was_usable",
     )  # fmt: skip
 
     def __init__(self, cluster: ClusterSpec, spec: EndpointSpec, board: Scoreboard) -> None:
@@ -40,15 +43,18 @@ class Member:
         self.spec = spec
         self.row = board.standing_row(spec.slot)
         marks = unpack_marks(self.row[X_MARKS])
-        self.is_drained = bool(self.row[X_DRAINED])
+        self.is_drained = bool(self.row[X_DRAINED] & BY_OPERATOR)
         """By an operator."""
-        self.is_draining_itself = marks.is_drained and not self.is_drained
+        self.is_leaving = bool(self.row[X_DRAINED] & BY_SOURCE)
+        """Its source says so."""
+        self.is_draining_itself = marks.is_drained and not self.row[X_DRAINED]
         """Its health check's answer says so."""
         self.health = marks.health
         self.is_ejected = marks.is_ejected
         self.since = marks.since
         self.reasons: dict[str, str] = {}
-        """Why its circuit is open, its checks fail, it is ejected: by `circuit`, `health`, `ejection`."""
+        """Why its circuit is open, its checks fail, it is ejected, it leaves: by `circuit`, `health`, `ejection`,
+        `leaving`."""
         self.was_usable = self.is_usable
 
     def __repr__(self) -> str:
@@ -57,7 +63,8 @@ class Member:
     @property
     def marks(self) -> Marks:
         """What workers are told."""
-        return Marks(self.is_drained or self.is_draining_itself, self.health, self.is_ejected, self.since)
+        health = HealthState.UNHEALTHY if self.spec.veto else self.health
+        return Marks(self._gets_nothing_new, health, self.is_ejected, self.since)
 
     @property
     def circuit(self) -> CircuitState:
@@ -67,13 +74,21 @@ class Member:
     @property
     def may_be_ejected(self) -> bool:
         """Whether it gets requests as far as anything but ejection goes."""
-        is_drained = self.is_drained or self.is_draining_itself
-        return not is_drained and self.health is HealthState.HEALTHY and self.circuit.lets_pass
+        is_healthy = self.health is HealthState.HEALTHY and not self.spec.veto
+        return not self._gets_nothing_new and is_healthy and self.circuit.lets_pass
 
     @property
     def is_usable(self) -> bool:
         """Whether it gets requests."""
         return self.may_be_ejected and not self.is_ejected
+
+    @property
+    def _gets_nothing_new(self) -> bool:
+        return self.is_drained or self.is_leaving or self.is_draining_itself
+
+    def write_drains(self) -> None:
+        """Note who drains it, for the next control and for people."""
+        self.row[X_DRAINED] = BY_OPERATOR * self.is_drained | BY_SOURCE * self.is_leaving
 
 
 class Standings:
@@ -119,7 +134,9 @@ class Standings:
             for spec in cluster.endpoints:
                 if spec.id not in known:
                     row = self._board.standing_row(spec.slot)
-                    marks = Marks(bool(row[X_DRAINED]), health, since=since)
+                    row[X_DRAINED] = row[X_DRAINED] & BY_OPERATOR | BY_SOURCE * bool(spec.leaving)
+                    told = HealthState.UNHEALTHY if spec.veto else health
+                    marks = Marks(bool(row[X_DRAINED]), told, since=since)
                     row[X_CHECK_BY_MS] = int((now + checked.get(cluster.name, 0.0)) * 1000.0)
                     row[X_MARKS] = marks.pack()
                     row[X_LOAD_PERMILLE] = 0
@@ -135,6 +152,7 @@ class Standings:
                     member = Member(cluster, spec, self._board)
                 member.cluster, member.spec = cluster, spec
                 members[spec.id] = member
+                self.refresh(member)
         self._members = members
         self._by_slot = {member.spec.slot: member for member in members.values()}
         self._by_cluster = {
@@ -158,9 +176,21 @@ class Standings:
         changed = [member for member in members if member.is_drained is not is_drained]
         for member in changed:
             member.is_drained = is_drained
-            member.row[X_DRAINED] = is_drained
+            member.write_drains()
             self.refresh(member)
         return changed
+
+    def set_leaving(self, member: Member, why: str) -> bool:
+        """What its source says: why it gets nothing new; empty = it may. Returns whether that is new."""
+        member.reasons.pop("leaving", None)
+        if why:
+            member.reasons["leaving"] = why
+        if member.is_leaving is bool(why):
+            return False
+        member.is_leaving = bool(why)
+        member.write_drains()
+        self.refresh(member)
+        return True
 
     def set_circuit(self, member: Member, word: int) -> None:
         """What the circuit breaker says."""

@@ -21,6 +21,8 @@ from proxy.policy.standing import (
 from proxy.scoreboard import Scoreboard
 from proxy.snapshot import ClusterSpec, EndpointSpec
 
+_BEFORE = "since before control restarted"
+
 KINDS = tuple(kind.value for kind in FailureKind)
 """Names of the ways to fail, in the order of their words."""
 
@@ -51,18 +53,23 @@ class StandingReading:
         """Whether it gets requests without panic."""
         return self.standing in IN_USE
 
-    def why(self, reasons: Mapping[str, str]) -> str | None:
-        """Why it is not in use, in words; `reasons` are those that control remembers."""
+    def why(self, reasons: Mapping[str, str], veto: str = "") -> str | None:
+        """Why it is not in use, in words; `reasons` are those that control remembers, `veto` is its source's."""
         found = {
-            Standing.DRAINED: "by an operator" if self.is_drained_by_operator else "by its own word",
+            Standing.DRAINED: self._drained_why(reasons),
             Standing.CIRCUIT_OPEN: reasons.get("circuit", "its circuit opened before control restarted"),
-            Standing.UNHEALTHY: f"checks fail: {reasons.get('health', 'since before control restarted')}",
+            Standing.UNHEALTHY: veto or f"checks fail: {reasons.get('health', _BEFORE)}",
             Standing.UNCHECKED: "its first check is not over",
             Standing.OVERDUE: "its first check should be over and is not",
             Standing.EJECTED: reasons.get("ejection", "ejected before control restarted"),
             Standing.SLOW_START: "its share grows since it came, or came back",
         }
         return found.get(self.standing)
+
+    def _drained_why(self, reasons: Mapping[str, str]) -> str:
+        if self.is_drained_by_operator:
+            return "by an operator"
+        return f"it leaves: {reasons['leaving']}" if "leaving" in reasons else "by its own word"
 
 
 def read_standing(
@@ -83,7 +90,7 @@ def read_standing(
         ),
         circuit=unpack(word),
         marks=marks,
-        is_drained_by_operator=bool(row[sb.X_DRAINED]),
+        is_drained_by_operator=bool(row[sb.X_DRAINED] & sb.BY_OPERATOR),
         load=(load - 1) / 1000.0 if load else None,
         openings_total=row[sb.X_OPENINGS],
         ejections_total=row[sb.X_EJECTIONS],

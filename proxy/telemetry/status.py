@@ -262,7 +262,7 @@ def _standing(view: DaemonView, spec: EndpointSpec, reading: StandingReading) ->
     is_open = not reading.circuit.state.lets_pass
     return {
         "standing": reading.standing.value,
-        "why": reading.why(view.reasons.get(spec.id, {})),
+        "why": reading.why(view.reasons.get(spec.id, {}), spec.veto),
         "circuit": reading.circuit_name,
         "circuit_trial_in_s": round(max(reading.circuit.until - view.now, 0.0), 3) if is_open else None,
         "health": health_name(reading),
@@ -283,6 +283,8 @@ def _endpoint(
         "id": spec.id,
         "name": spec.name,
         "address": str(spec.address),
+        "source": spec.source or "configuration",
+        "instance": spec.instance or None,
         "zone": spec.zone or None,
         "tags": sorted(spec.tags),
         "weight": spec.weight,

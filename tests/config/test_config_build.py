@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config.build import SlotAllocator, Slots, build_snapshot, unresolved_names
+from proxy.config.build import build_snapshot, unresolved_names
 from proxy.config.load import load_bytes
 from proxy.config.schema import Config
+from proxy.config.slots import SlotAllocator, Slots
 from proxy.errors import ConfigError
 from proxy.model import TcpAddress, UnixAddress
 from proxy.snapshot import (

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from proxy.config.build import Slots, build_snapshot
+from proxy.config.build import build_snapshot
 from proxy.config.document import read_document
 from proxy.config.load import load_bytes, load_file
 from proxy.config.schema import Config, config_json_schema
+from proxy.config.slots import Slots
 from proxy.snapshot import (
     AccessLogSpec,
     ClusterSpec,

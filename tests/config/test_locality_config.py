@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config.build import Slots, build_snapshot
+from proxy.config.build import build_snapshot
 from proxy.config.faults import InvalidConfig
 from proxy.config.load import load_bytes
+from proxy.config.slots import Slots
 from proxy.policy.data_key import short_key
 from proxy.policy.hashring import ring_points
 from proxy.policy.locality import LocalityParams

@@ -8,11 +8,12 @@ import pytest
 from support.certificates import Authority
 
 from proxy.config import material
-from proxy.config.build import Slots, build_snapshot
+from proxy.config.build import build_snapshot
 from proxy.config.certificates import read_certificate
 from proxy.config.faults import BadValue, InvalidConfig
 from proxy.config.load import load_bytes, load_file
 from proxy.config.material import read_material
+from proxy.config.slots import Slots
 from proxy.model import TcpAddress
 from proxy.snapshot import ListenerTlsSpec
 

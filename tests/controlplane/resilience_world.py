@@ -5,8 +5,9 @@ import random
 from pathlib import Path
 
 from proxy.clock import SystemClock
-from proxy.config.build import SlotAllocator, Slots, build_snapshot
+from proxy.config.build import build_snapshot
 from proxy.config.load import load_bytes
+from proxy.config.slots import SlotAllocator, Slots
 from proxy.controlplane.events import EventLog
 from proxy.controlplane.resilience import Resilience
 from proxy.policy.breaker import unpack

@@ -9,11 +9,11 @@ import orjson
 import pytest
 from support.wait import wait_for
 
-from proxy import control
+from proxy import composition
 from proxy.clock import SystemClock
+from proxy.composition import APPLY_S, SWEEP_S, Control
 from proxy.config.faults import Fault
 from proxy.config.load import load_bytes
-from proxy.control import APPLY_S, SWEEP_S, Control
 from proxy.controlplane.slots import KEEP_S, held_slots
 from proxy.controlplane.sources import Sources, known_addresses, watched_names
 from proxy.controlplane.startup import first_config
@@ -215,7 +215,7 @@ def test_control_beats_while_it_reads(monkeypatch):
 
         source, config, _ = await first_config(File(), None, world.board, world.clock)
         assert (source, config) == world.read()
-        monkeypatch.setattr(control, "Sources", slowly)
+        monkeypatch.setattr(composition, "Sources", slowly)
         await world.control.start()
         world.text = ONE_CLUSTER.replace(b"10.0.0.8", b"10.0.0.7")
         assert (await world.control.reload()).outcome.value == "applied"

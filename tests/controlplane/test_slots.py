@@ -1,6 +1,6 @@
 """When a scoreboard row may serve another endpoint."""
 
-from proxy.config.build import SlotAllocator, Slots
+from proxy.config.slots import SlotAllocator, Slots
 from proxy.controlplane.slots import KEEP_S, SlotReaper
 from proxy.model import TcpAddress
 from proxy.scoreboard import E_CONNECTIONS, E_IN_FLIGHT, E_RETRIES, K_PENDING, K_RETRIES, Scoreboard

@@ -108,6 +108,16 @@ def test_endpoint_returns():
     assert (first.is_removed, second.is_removed) == (True, False)
 
 
+def test_an_endpoint_at_another_address():
+    """It keeps its row; connections to where it was are not used again."""
+    fleet = Fleet()
+    before = fleet.apply(cluster(endpoint("a", 0))).endpoints[0]
+    moved = replace(endpoint("a", 0), address=endpoint("b", 1).address)
+    after = fleet.apply(cluster(moved)).endpoints[0]
+    assert after is not before and after.id == before.id
+    assert (before.is_removed, after.is_removed) == (True, False)
+
+
 def test_cluster_goes():
     fleet = Fleet()
     one = fleet.apply(cluster(endpoint("a", 0)))

@@ -13,8 +13,9 @@ from support.certificates import Authority
 from support.wait import LIMIT_S
 
 from proxy.clock import Clock, SystemClock
-from proxy.config.build import Slots, build_snapshot
+from proxy.config.build import build_snapshot
 from proxy.config.schema import Config
+from proxy.config.slots import Slots
 from proxy.mailbox import Channel, Posts, channel_pair, sealed
 from proxy.permits import LockFiles, WorkerLocks
 from proxy.scoreboard import W_GENERATION, W_HEARTBEAT_MS, Scoreboard

@@ -1,0 +1,74 @@
+"""What sources say of clusters: the endpoints that discovery finds and the scaler starts, besides those of the
+configuration.
+
+It belongs to control rather than to a configuration, and begins with what the snapshot of the control before had. So a
+source is believed until it says something else: over reloads, while it cannot be asked, and after a restart.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from proxy.config.endpoints import NO_SLOT, merge
+from proxy.snapshot import EndpointSpec, Snapshot
+
+Said = tuple[EndpointSpec, ...]
+
+
+class Membership:
+    """The last word of each source on each cluster. `on_change` is called when there is another one; `previous` is the
+    snapshot that is served already."""
+
+    def __init__(self, on_change: Callable[[], None], previous: Snapshot | None = None) -> None:
+        self._on_change = on_change
+        self._said: dict[str, dict[str, Said]] = {}
+        """By cluster, then by source."""
+        self._answered: set[tuple[str, str]] = set()
+        for cluster in previous.clusters if previous is not None else ():
+            for spec in cluster.endpoints:
+                if spec.source:
+                    said = self._said.setdefault(cluster.name, {})
+                    said[spec.source] = (*said.get(spec.source, ()), replace(spec, slot=NO_SLOT))
+
+    def __repr__(self) -> str:
+        counts = {cluster: {one: len(said) for one, said in by.items()} for cluster, by in self._said.items()}
+        return f"Membership({counts})"
+
+    @property
+    def found(self) -> Mapping[str, Said]:
+        """What all sources say, by cluster."""
+        return {
+            cluster: tuple(spec for source in sorted(by) for spec in by[source])
+            for cluster, by in self._said.items()
+        }
+
+    def put(self, source: str, cluster: str, found: Iterable[EndpointSpec]) -> None:
+        """`source` says that these are the endpoints of `cluster`, in place of all that it said before."""
+        said = tuple(replace(spec, source=source) for spec in sorted(found, key=lambda spec: spec.id))
+        self._answered.add((source, cluster))
+        by_source = self._said.setdefault(cluster, {})
+        if by_source.get(source, ()) != said:
+            by_source[source] = said
+            self._on_change()
+
+    def of(self, source: str, cluster: str) -> Said:
+        """What `source` last said of `cluster`."""
+        return self._said.get(cluster, {}).get(source, ())
+
+    def has_answered(self, source: str, cluster: str) -> bool:
+        """Whether `source` has said something of `cluster` since this control began."""
+        return (source, cluster) in self._answered
+
+    def keep(self, clusters: Iterable[str]) -> None:
+        """Forget what is said of clusters that are not among these."""
+        kept = set(clusters)
+        self._said = {cluster: by for cluster, by in self._said.items() if cluster in kept}
+        self._answered = {(source, cluster) for source, cluster in self._answered if cluster in kept}
+
+    def departures(self, present: Iterable[EndpointSpec]) -> dict[str, str]:
+        """Why endpoints of sources, out of those that are `present`, get nothing new from now on, by id: they leave, or
+        no source names them any more."""
+        staying: dict[str, str] = {}
+        for said in self.found.values():
+            staying |= {spec.id: spec.leaving for spec in merge(said)}
+        gone = {spec.id: staying.get(spec.id, "it is gone") for spec in present if spec.source}
+        return {own: why for own, why in gone.items() if why}
