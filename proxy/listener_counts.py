@@ -41,6 +41,11 @@ class ListenerCount:
         self.connections += number
         self._row[self._at + 1] += number
 
+    def rename(self, name: str) -> None:
+        """The listener is called `name` from now on."""
+        if self._row[self._at] != ANY:
+            self._row[self._at] = _mark(name)
+
     def close(self) -> None:
         """There will be no more, and none is left."""
         if self._row[self._at] != ANY:

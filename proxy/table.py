@@ -16,7 +16,7 @@ class Table:
         self.snapshot = snapshot
         self.generation = snapshot.generation
         self.clusters = clusters
-        self.routes = RouteTable(snapshot.routes, tuple(listener.name for listener in snapshot.listeners))
+        self.routes = RouteTable(snapshot.routes)
         self.limits = snapshot.limits
         self.timeouts = snapshot.timeouts
         self.upgrades = snapshot.upgrades

@@ -93,7 +93,8 @@ class Worker:
         self._cap = ConnectionCap()
         self._gate = AcceptGate(scoreboard, number, clock.monotonic)
         self._clients: Counter[str] = Counter()
-        self._listeners: dict[str, Listener] = {}
+        self._listeners: dict[int, Listener] = {}
+        """By the inode of their socket, which is the same for every descriptor of it."""
 
     def __repr__(self) -> str:
         return f"Worker({self._number}, {self._plane!r})"
@@ -178,23 +179,22 @@ class Worker:
     def _update_listeners(
         self, plane: Plane, snapshot: Snapshot, sockets: Mapping[str, socket.socket]
     ) -> None:
-        """Listen on `sockets`; those that are open already stay as they are."""
-        for name, listener in list(self._listeners.items()):
-            sock = sockets.get(name)
-            if sock is None or not listener.is_on(sock):
-                listener.stop()
-                if name in snapshot.drained_listeners:
-                    plane.drain_listener(listener)
-                del self._listeners[name]
+        """Listen on `sockets`. Those that are open already stay so, whatever they are called now; connections of the
+        others end after the exchange in progress."""
+        inodes = {name: os.fstat(sock.fileno()).st_ino for name, sock in sockets.items()}
+        for inode in self._listeners.keys() - inodes.values():
+            gone = self._listeners.pop(inode)
+            gone.stop()
+            plane.drain_listener(gone)
         for spec in snapshot.listeners:
-            sock = sockets[spec.name]
-            known = self._listeners.get(spec.name)
+            sock, inode = sockets[spec.name], inodes[spec.name]
+            known = self._listeners.get(inode)
             if known is not None:
                 sock.close()  # another descriptor of the same
                 known.update(spec)
             else:
                 listener = Listener(spec, sock, plane, self._cap, self._gate, self._clients)
-                self._listeners[spec.name] = listener
+                self._listeners[inode] = listener
                 listener.start()
         self._row[W_ACCEPTING] = bool(self._listeners)
 

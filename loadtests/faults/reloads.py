@@ -12,6 +12,7 @@ from loadtests.crowd import Crowd
 from loadtests.daemon import Daemon, Document
 from loadtests.faults.bench import WARM_UP_S, WORKERS, Bench
 from loadtests.faults.outcome import Outcome, Target, at_least, at_most, counted
+from loadtests.peers.certificate import write_certificate
 from loadtests.peers.processes import ChildError, free_port, resident_bytes
 
 RATE = 500.0
@@ -26,12 +27,26 @@ WARM_UP_RELOADS = 20
 """Before memory is looked at: each way through the code was gone once."""
 
 
-def good(daemon: Daemon) -> Iterator[Document]:
-    """Configurations that differ from one another, each in another part; for ever."""
+def good(daemon: Daemon, *, workers: int = 0) -> Iterator[Document]:
+    """Configurations that differ from one another, each in another part, also in the name of the listener under load;
+    for ever. `workers` is another number of them than at first; 0 = it stays."""
     port = free_port()
     base = daemon.document
-    (cluster,) = base["clusters"]
+    (cluster,), (listener,), (route,) = base["clusters"], base["listeners"], base["routes"]
+    pem = daemon.file.with_name("certificate.pem")
+    certificate = {"cert": str(pem), "key": str(pem)}
     for number in itertools.count(1):
+        name = f"edge-{number}"
+        yield {
+            **base,
+            "listeners": [{**listener, "name": name}],
+            "routes": [{**route, "match": {**route["match"], "listener": name}}],
+        }
+        if workers:
+            yield {**base, "workers": workers}
+        write_certificate(pem)
+        secure = {"bind": f"127.0.0.1:{port}", "tls": {"certificates": [certificate]}}
+        yield {**base, "listeners": [listener, secure]}
         yield {**base, "timeouts": {"header": f"{number + 10}s"}}
         yield {**base, "listeners": [*base["listeners"], {"bind": f"127.0.0.1:{port}"}]}
         yield {**base, "clusters": [{**cluster, "retry": {"max_retries": number}}]}
@@ -68,10 +83,11 @@ def reload(daemon: Daemon, file: Document | str) -> bool:
 class Reloads:
     """Good and faulty ones in turn."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, *, workers: int = 0) -> None:
+        """`workers` as in `good`."""
         self.applied = self.refused = self.wrong = 0
         self._daemon = daemon
-        self._good = good(daemon)
+        self._good = good(daemon, workers=workers)
         self._faulty = faulty(daemon)
 
     def next(self) -> None:
@@ -95,7 +111,8 @@ def run(bench: Bench) -> Outcome:
     crowd = Crowd(
         daemon, rate=RATE, connections=CONNECTIONS, websockets=WEBSOCKETS // WORKERS, workers=WORKERS
     )
-    reloads = Reloads(daemon)
+    # One more than has WebSockets, which then ends again: the last to come is the first to go.
+    reloads = Reloads(daemon, workers=WORKERS + 1)
     asyncio.run(_under_load(bench, crowd, reloads))
     tally = crowd.tally
     failed, closed = sum(tally.failed.values()), sum(tally.closed.values())

@@ -278,7 +278,8 @@ class Config(Section):
     """The admin API. Default: as each key says."""
     workers: Workers = written("auto")
     """Processes that carry traffic: `auto` or 1 to 16. Default `auto`: the usable cores, by CPU affinity
-    and the control group's quota, at most 8. More than there are cores only cost memory."""
+    and the control group's quota, at most 8. More than there are cores only cost memory. With fewer at a reload,
+    those too many stop as the daemon does: what they have left after `drain_timeout` is cut, WebSockets too."""
     drain_timeout: Duration = written("30s")
     """How long a stop waits for exchanges in flight. Default 30s; 0 = they are cut at once."""
     clusters: tuple[Cluster, ...] = ()

@@ -81,27 +81,25 @@ class Listener:
         gate: AcceptGate,
         clients: Counter[str],
     ) -> None:
-        self.name = spec.name
         self._sock = sock
         self._plane = plane
-        self.update(spec)
         self._cap = cap
         self._gate = gate
         self._clients = clients
         """Connections by address, over all listeners."""
         self._count = ListenerCount(plane.row, spec.name)
+        self.update(spec)
         self._retry: asyncio.TimerHandle | None = None
         self._is_open = False
         self.drained_at: float | None = None
-        """When it was closed by an operator: its connections end after the exchange in progress; `None` = it was not.
-        """
+        """When it was closed: its connections end after the exchange in progress; `None` = it is not."""
 
     def __repr__(self) -> str:
         return f"Listener({self.name!r}, {self.spec.bind})"
 
     @property
     def is_drained(self) -> bool:
-        """Whether an operator closed it."""
+        """Whether it was closed, by an operator or by a reload."""
         return self.drained_at is not None
 
     @property
@@ -110,15 +108,14 @@ class Listener:
         return self._count.connections
 
     def update(self, spec: ListenerSpec) -> None:
-        """Take over what a new snapshot says of this listener, for connections that come from now on."""
+        """Take over what a new snapshot says of this listener: its name, for all its connections, and the rest for
+        those that come from now on."""
+        self.name = spec.name
+        self._count.rename(spec.name)
         self.spec = spec
         self.trusted = TrustedProxies(spec.trusted_proxies)
         # Not looked up for each connection: that costs 0.2 µs for each of its certificates.
         self.tls = self._plane.tls.server(spec.tls) if spec.tls is not None else None
-
-    def is_on(self, sock: socket.socket) -> bool:
-        """Whether `sock` is another descriptor of the socket that this listens on."""
-        return os.path.sameopenfile(sock.fileno(), self._sock.fileno())
 
     def start(self) -> None:
         """Take connections."""

@@ -117,7 +117,7 @@ class Plane:
         """Until then clients had to wait to be accepted, because there was no room."""
         self.date_line = b""
         self._drained: list[Listener] = []
-        """Listeners that an operator closed, with connections left."""
+        """Listeners that were closed, with connections left."""
         self._pools: dict[Endpoint, Pool] = {}
         self._request_prefix = b"%016x" % rng.getrandbits(64)
         self._request_count = rng.getrandbits(32)
@@ -365,7 +365,7 @@ class Plane:
             downstream.close()
 
     def _close_drained(self, now: float) -> None:
-        """Close what is idle of listeners that an operator closed."""
+        """Close what is idle of listeners that were closed."""
         self._drained = [one for one in self._drained if one.connections]
         before = now - DRAIN_IDLE_S
         due = {one for one in self._drained if one.drained_at is not None and one.drained_at <= before}

@@ -224,17 +224,17 @@ class RouteTable:
 
     __slots__ = ("_by_listener", "_other_listener", "routes")
 
-    def __init__(self, routes: Iterable[RouteSpec], listeners: Iterable[str]) -> None:
-        """`listeners` are the names of all listeners. Raises `ValueError` for an impossible header field."""
+    def __init__(self, routes: Iterable[RouteSpec]) -> None:
+        """Raises `ValueError` for an impossible header field."""
         self.routes = tuple(CompiledRoute(spec, index) for index, spec in enumerate(routes))
         """In order of the file."""
         grouped: dict[tuple[str, str], list[CompiledRoute]] = {}
         for route in sorted(self.routes, key=_rank_within_path):
             grouped.setdefault((route.match.listener, _host_pattern(route.match)), []).append(route)
         tables = {key: _PathTable(found) for key, found in grouped.items()}
-        self._by_listener = {name: _HostTable(tables, name) for name in listeners}
-        # For connections of a listener that a reload has removed.
-        self._other_listener = _HostTable(tables, "")
+        self._by_listener = {name: _HostTable(tables, name) for name, _ in tables}
+        self._other_listener = self._by_listener.get("") or _HostTable(tables, "")
+        """For listeners that no route names."""
 
     def match(self, listener: str, host: str, path: str, method: bytes, field: Field) -> CompiledRoute | None:
         """The route for a request, or `None`; then ask `miss`.

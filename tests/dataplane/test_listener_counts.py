@@ -37,6 +37,14 @@ def test_one_that_is_opened_again_under_its_name(row):
     assert connections_of(row, "edge") == 1
 
 
+def test_one_that_is_renamed(row):
+    edge = ListenerCount(row, "edge")
+    edge.add(2)
+    edge.rename("front")
+    edge.add(1)
+    assert (connections_of(row, "edge"), connections_of(row, "front")) == (0, 3)
+
+
 def test_pairs_are_used_again(row):
     for number in range(3 * MAX_LISTENERS):
         count = ListenerCount(row, str(number))
@@ -53,6 +61,7 @@ def test_those_beyond_count_for_everybody(row):
     counts = [ListenerCount(row, str(number)) for number in range(MAX_LISTENERS + 1)]
     for count in counts:
         count.add(1)
+    counts[-1].rename("last")
     assert connections_of(row, "0") == 1 + 2
     for count in counts[-2:]:
         count.add(-1)

@@ -216,6 +216,7 @@ def test_a_listener_is_drained(
     origin.on(path, OK)
     config = settings.simple(origin.address, workers=2)
     config["listeners"].append({"name": "other", "bind": f"127.0.0.1:{free_port()}"})
+    config["routes"] = [settings.route("origin", listener=name) for name in ("plain", "other")]
     daemon = start_daemon(config)
     client = connect(daemon)
     assert client.get(path).status == 200

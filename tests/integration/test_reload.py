@@ -15,10 +15,10 @@ import pytest
 import websockets
 from support import settings
 from support.certificates import Authority
-from support.client import Client, OpenClient
+from support.client import Client, OpenClient, request
 from support.daemon import ROOT, Daemon, StartDaemon, free_port
 from support.origin import OK, Exchange, Origin
-from support.wait import wait_for
+from support.wait import LIMIT_S, wait_for
 
 
 def config(origin: Origin, **more: Any) -> dict[str, Any]:
@@ -145,7 +145,8 @@ def test_a_faulty_file_is_refused_with_its_place(
 def test_listeners_come_and_go(
     start_daemon: StartDaemon, connect: OpenClient, origin: Origin, path: str
 ) -> None:
-    """A new one takes connections, a removed one no more; what is connected to either stays."""
+    """A new one takes connections, a removed one no more: what is connected to it ends as in a drain, a request in
+    flight with its answer. What is connected to others stays."""
     origin.on(path, OK)
     daemon = start_daemon(config(origin))
     first = connect(daemon)
@@ -154,13 +155,48 @@ def test_listeners_come_and_go(
     second = settings.listener("second")
     change(daemon, listeners=[*daemon.config["listeners"], second])
     applied(daemon, 2)
-    other = connect(daemon, "second")
+    other, busy = connect(daemon, "second"), connect(daemon)
     assert other.get(path).status == 200
+    origin.on(path + "/held", lambda exchange: exchange.events.get(timeout=2 * LIMIT_S) and exchange.reply())
+    busy.send(request("GET", path + "/held"))
+    (in_flight,) = origin.wait_seen(path + "/held")
     change(daemon, listeners=[second])
     applied(daemon, 3)
     assert [each["name"] for each in status(daemon)["listeners"]] == ["second"]
     wait_for(lambda: not listens(old), "the removed listener to close")
-    assert first.get(path).status == 200 and other.get(path).status == 200
+    first.assert_closed()
+    in_flight.events.put("go on")
+    reply = busy.reply()
+    assert reply.status == 200 and reply.fields.one("connection") == "close"
+    busy.assert_closed()
+    assert other.get(path).status == 200
+    daemon.stop()
+
+
+def test_a_renamed_listener_is_the_same(
+    start_daemon: StartDaemon, connect: OpenClient, origin: Origin, path: str
+) -> None:
+    """Its connections go on by the routes that name it now, also when two exchange their names."""
+    origin.on(path, OK)
+    edge, side = settings.listener("edge"), settings.listener("side")
+
+    def routes(one: str, two: str) -> list[dict[str, Any]]:
+        return [
+            {"match": {"listener": one}, "cluster": "origin"},
+            {"match": {"listener": two}, "respond": {"status": 204}},
+        ]
+
+    daemon = start_daemon(config(origin, listeners=[edge, side], routes=routes("edge", "side")))
+    client, other = connect(daemon, "edge"), connect(daemon, "side")
+    names = [("edge", "side"), ("front", "side"), ("side", "front")]
+    for generation, (one, two) in enumerate(names, 1):
+        if generation > 1:
+            listeners = [{**edge, "name": one}, {**side, "name": two}]
+            change(daemon, listeners=listeners, routes=routes(one, two))
+            applied(daemon, generation)
+        assert (client.get(path).status, other.get(path).status) == (200, 204)
+        counted = {each["name"]: each["connections"] for each in status(daemon)["listeners"]}
+        assert counted == {one: 1, two: 1}
     daemon.stop()
 
 

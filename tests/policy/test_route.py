@@ -19,9 +19,9 @@ from proxy.snapshot import (
 TO_A = SplitSpec((("a", 1),))
 
 
-def table(*matches, listeners=("edge", "inner")):
+def table(*matches):
     """Routes named by their position."""
-    return RouteTable((RouteSpec(str(i), match, TO_A) for i, match in enumerate(matches)), listeners)
+    return RouteTable(RouteSpec(str(i), match, TO_A) for i, match in enumerate(matches))
 
 
 def taken(routes, path="/", *, listener="edge", host="", method=b"GET", fields=None):
@@ -42,9 +42,9 @@ def test_listener_first():
     assert taken(routes, "/x", host="a.example.com", listener="inner") == 1
     assert taken(routes, "/x", host="a.example.com") == 0
     assert taken(routes, "/y", host="a.example.com") == 2
-    # A listener that a reload has removed.
-    assert taken(routes, "/x", host="a.example.com", listener="gone") == 0
-    assert taken(routes, "/y", listener="gone") is None
+    # One that no route names.
+    assert taken(routes, "/x", host="a.example.com", listener="other") == 0
+    assert taken(routes, "/y", listener="other") is None
 
 
 def test_hosts():
@@ -176,7 +176,7 @@ def test_miss_by_method():
 
 
 def compiled(action=TO_A, rewrite=RewriteSpec(), match=MatchSpec()):  # noqa: B008 - frozen
-    return RouteTable([RouteSpec("r", match, action, rewrite)], ["edge"]).routes[0]
+    return RouteTable([RouteSpec("r", match, action, rewrite)]).routes[0]
 
 
 def test_route_without_rewrite_leaves_the_target_alone():

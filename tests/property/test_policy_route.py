@@ -78,9 +78,7 @@ def rank(match, index):
 @settings(max_examples=400, deadline=None)
 @given(st.lists(matches, max_size=8), st.lists(requests, min_size=1, max_size=6))
 def test_agrees_with_the_precedence(specs, asked):
-    table = RouteTable(
-        [RouteSpec(str(i), match, SplitSpec((("c", 1),))) for i, match in enumerate(specs)], LISTENERS
-    )
+    table = RouteTable(RouteSpec(str(i), match, SplitSpec((("c", 1),))) for i, match in enumerate(specs))
     for listener, host, path, method, fields in asked:
         here = [(rank(m, i), m) for i, m in enumerate(specs) if holds(m, listener, host, path, fields)]
         fitting = [key for key, match in here if not match.methods or method.decode() in match.methods]
