@@ -6,7 +6,7 @@ can be asked what they hold, control asks them, and tells all workers what it di
 """
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -106,10 +106,11 @@ class Residencies:
             told = messages(cluster_slot, iter(news), is_given=True)
             self._rounds.send(worker, chain(_told(cluster_slot, reports), told))
 
-    def cost_of_losing(self, endpoint_slot: int) -> float:
+    def cost_of_losing(self, endpoint_slot: int, staying: Collection[int] | None = None) -> float:
         """Bytes that would be fetched again if that endpoint went; see `Mirror.cost_of_losing`."""
         now = self._clock.monotonic()
-        return sum([one.mirror.cost_of_losing(endpoint_slot, now=now) for one in self._clusters.values()])
+        mirrors = [one.mirror for one in self._clusters.values()]
+        return sum([mirror.cost_of_losing(endpoint_slot, staying, now=now) for mirror in mirrors])
 
 
 class _Cluster:

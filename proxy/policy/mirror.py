@@ -106,9 +106,10 @@ class Mirror:
                 for holdings in key.holders:
                     yield point, self._slots[holdings], int(key.size_bytes)
 
-    def cost_of_losing(self, slot: int, *, now: float) -> float:
-        """Bytes that would be fetched again if the endpoint in `slot` went: of what only it holds, each key's size
-        times the odds that it is asked for within `HEAT_S`, if it is asked for at random and as often as of late.
+    def cost_of_losing(self, slot: int, staying: Collection[int] | None = None, *, now: float) -> float:
+        """Bytes that would be fetched again if the endpoint in `slot` went: of what nobody else holds who is `staying`
+        (`None` = all others stay), each key's size times the odds that it is asked for within `HEAT_S`, if it is asked
+        for at random and as often as of late.
 
         A key of unknown size counts as the mean of the others there; if there are none, as a byte.
         """
@@ -121,9 +122,14 @@ class Mirror:
             [
                 (key.size_bytes or typical) * (1.0 - exp(-_heat(key, now)))
                 for key in holdings.kept
-                if len(key.holders) == 1
+                if not self._is_held_elsewhere(key, holdings, staying)
             ]
         )
+
+    def _is_held_elsewhere(self, key: DataKey, holdings: Holdings, staying: Collection[int] | None) -> bool:
+        if staying is None or len(key.holders) == 1:
+            return len(key.holders) > 1
+        return any(self._slots[other] in staying for other in key.holders if other is not holdings)
 
 
 def _heat(key: DataKey, now: float) -> float:

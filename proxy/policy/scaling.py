@@ -27,6 +27,8 @@ from proxy.policy.wishes import Demand, Load, Sample, Wish, load_wishes
 
 # Of one start among those before it: quick to learn, and ten starts ago counts 3 %.
 START_WEIGHT = 0.3
+# What comes so many seconds after the last sample is late, and no new beginning.
+LATE_S = 5.0
 NEVER = float("-inf")
 
 
@@ -62,11 +64,12 @@ class Scaler:
     """The size of one cluster. To be asked every second or two."""
 
     __slots__ = (
-        "_busy_at", "_changed_at", "_data_at", "_data_since", "_demand", "_first_at", "_grown_at", "_now",
-        "_panic_until", "_params", "_pinned", "_recent", "_resources", "_starts", "start_s", "target", "wishes",
+        "_busy_at", "_changed_at", "_data_at", "_data_since", "_demand", "_first_at", "_grown_at", "_is_adopted",
+        "_now", "_panic_until", "_params", "_pinned", "_recent", "_resources", "_starts", "start_s", "target", "wishes",
     )  # fmt: skip
 
-    def __init__(self, params: ScalingParams) -> None:
+    def __init__(self, params: ScalingParams, target: int | None = None) -> None:
+        """`target` is what another scaler decided before; `None` = what is found at the first sample is adopted."""
         self._params = params
         self._demand = Demand(params)
         self._resources = Resources(params)
@@ -78,8 +81,9 @@ class Scaler:
         self._starts = 0
         self.start_s = min(params.start_s, params.start_timeout_s)
         """How long a start is expected to take, in seconds."""
-        self.target = 0
-        """Instances there should be. What is found at the first sample is adopted."""
+        self.target = target or 0
+        """Instances there should be."""
+        self._is_adopted = target is not None
         self.wishes: tuple[Wish, ...] = ()
         """What the signals asked for when they were last looked at."""
 
@@ -120,7 +124,8 @@ class Scaler:
         now = self._now = max(now, self._now)
         if self._first_at == NEVER:
             self._first_at = self._busy_at = now
-            self.target = sample.ready + sample.starting
+            if not self._is_adopted:
+                self.target = sample.ready + sample.starting
         load = sample.load if sample.load is not None and sample.load.is_sound() else None
         if load is not None:
             self._take_in(sample, load, now)
@@ -140,7 +145,7 @@ class Scaler:
 
     def _take_in(self, sample: Sample, load: Load, now: float) -> None:
         params = self._params
-        if now - self._data_at > params.panic_window_s:
+        if now - self._data_at > max(params.panic_window_s, LATE_S):
             self._data_since = now
         self._data_at = now
         if load.is_busy:
@@ -196,7 +201,7 @@ class Scaler:
             held = self._why_not_shrink(sample, now)
             return Hold(held) if held else self._set(0, f"no request for {now - self._busy_at:.0f} s", now)
         if least >= self.target:
-            return Hold(f"stays at {self.target}: {_why_kept(wish, self.target, bounds.low, params)}")
+            return Hold(f"stays at {self.target}: {_why_kept(wish, self.target, bounds, params)}")
         held = self._why_not_shrink(sample, now)
         if held:
             return Hold(f"could shrink to {least}, but {held}")
@@ -233,9 +238,10 @@ class Scaler:
         return f"its size changed just now: {cooldown_s:.0f} s of cooldown" if cooldown_s > 0 else None
 
 
-def _why_kept(wish: Wish, target: int, low: int, params: ScalingParams) -> str:
+def _why_kept(wish: Wish, target: int, bounds: _Bounds, params: ScalingParams) -> str:
     if wish.count == target:
         return wish.reason
-    if low == target:
-        return f"min_instances is {params.min_instances}; {wish.reason}"
+    if bounds.low == target:
+        is_crowded = target < params.min_instances
+        return f"{bounds.reason if is_crowded else f'min_instances is {params.min_instances}'}; {wish.reason}"
     return f"something asked for as many in the last {params.stabilisation_s:g} s; {wish.reason}: asks for {wish.count}"

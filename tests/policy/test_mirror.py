@@ -108,6 +108,12 @@ def test_only_sole_copies_are_lost(mirror):
     assert mirror.cost_of_losing(99, now=0.0) == 0.0
 
 
+def test_copies_of_those_that_go_too_do_not_count(mirror):
+    mirror.on_news([[1, A, 100], [1, B, 100]], now=0.0)
+    assert mirror.cost_of_losing(A, {B}, now=0.0) == 0.0
+    assert mirror.cost_of_losing(A, set(), now=0.0) == mirror.cost_of_losing(B, set(), now=0.0) > 0.0
+
+
 def test_what_nobody_asks_for_costs_little(mirror):
     mirror.on_news([[1, A, 100]], now=0.0)
     mirror.on_news([[1, A, 100]], now=HEAT_S)

@@ -456,3 +456,10 @@ def test_wishes_are_there_for_people():
     world = settled(30)
     assert {wish.count for wish in world.scaler.wishes} == {3, 10}
     assert len(world.scaler.wishes) == 3
+
+
+def test_what_another_scaler_decided_is_gone_on_with():
+    scaler = Scaler(PARAMS, 7)
+    said = scaler.decide(Sample(0, 0, 0, None), now=0.0)
+    assert said == Hold("no data: stays at 7") and scaler.target == 7
+    assert Scaler(PARAMS, 30).decide(Sample(0, 0, 0, None), now=0.0) == Decision(20, "max_instances is 20")
