@@ -38,11 +38,30 @@ class EventType(Enum):
     UNDRAINED = "undrained"
     RELOAD = "reload"
     KEY_FUNCTION_OFF = "key_function_off"
+    SCALED = "scaled"
+    INSTANCE_STARTING = "instance_starting"
+    INSTANCE_SERVING = "instance_serving"
+    INSTANCE_ADOPTED = "instance_adopted"
+    INSTANCE_DRAINING = "instance_draining"
+    INSTANCE_REMOVED = "instance_removed"
+    INSTANCE_FAILED = "instance_failed"
+    """It never got healthy."""
+    INSTANCE_DIED = "instance_died"
+    ENGINE_LOST = "engine_lost"
+    ENGINE_BACK = "engine_back"
 
 
 # What an operator should see in the log without looking for it.
 _WARNINGS = frozenset(
-    {EventType.CIRCUIT_OPENED, EventType.HEALTH_DOWN, EventType.EJECTED, EventType.KEY_FUNCTION_OFF}
+    {
+        EventType.CIRCUIT_OPENED,
+        EventType.HEALTH_DOWN,
+        EventType.EJECTED,
+        EventType.KEY_FUNCTION_OFF,
+        EventType.INSTANCE_FAILED,
+        EventType.INSTANCE_DIED,
+        EventType.ENGINE_LOST,
+    }
 )
 
 
@@ -56,7 +75,8 @@ class Event:
     """Seconds since the Unix epoch."""
     type: EventType
     subject: str
-    """What it happened to: an endpoint's id, `listener NAME`, `function NAME`, or `configuration`."""
+    """What it happened to: an endpoint's id, an instance's name, `cluster NAME`, `listener NAME`, `function NAME`,
+    `engine`, or `configuration`."""
     text: str
     """Why, and until when, for people."""
 
