@@ -353,11 +353,17 @@ class Cluster:
 
     def is_hopeful(self, failed: Collection[str]) -> bool:
         """Whether anything is usable for a request that may not have `failed`, is being tried, or is about to be usable
-        when its first check has passed."""
+        when its first check has passed, or once it is started."""
         view = self._standings.view
+        if self._awaits_instance(failed):
+            return True
         return any(one.id not in failed for one in (*view.usable, *view.unchecked)) or any(
             one.id not in failed for one, _ in view.trials
         )
+
+    def _awaits_instance(self, failed: Collection[str] = ()) -> bool:
+        """Whether all that there is has failed, or there is nothing, and somebody starts another."""
+        return self.spec.is_scaled and all(one.id in failed for one in self.endpoints)
 
     def _no_endpoint(self, now: float) -> RoutingError:
         view = self._standings.view
@@ -461,7 +467,7 @@ class Cluster:
         view = self._standings.view
         expected = view.usable or view.unchecked
         if not expected:
-            return len(view.trials)
+            return MAX_PERMITS if self._awaits_instance() else len(view.trials)
         return min(sum([endpoint.max_connections or MAX_PERMITS for endpoint in expected]), MAX_PERMITS)
 
     def room(self, *, now: float) -> int:

@@ -251,6 +251,8 @@ class ClusterSpec:
     slow_start: SlowStartParams = SlowStartParams(window_s=0.0)
     retry: RetryParams = RetryParams()
     queue: QueueParams = QueueParams()
+    is_scaled: bool = False
+    """Instances are started for it: where there is no endpoint, one is on its way, and requests wait for it."""
     slot: int = 0
     """Row in the scoreboard; fixed for the life of the cluster."""
 

@@ -149,6 +149,7 @@ def _cluster(
         slow_start=slow_start_params(cluster.slow_start),
         retry=retry_params(cluster.retry),
         queue=queue_params(cluster.queue),
+        is_scaled=cluster.scaler is not None and not cluster.scaler.dry_run,
     )
 
 

@@ -468,3 +468,27 @@ def test_a_storm_over_three_workers(seed):
         assert (row[K_PENDING], row[K_WANT_SINCE_MS]) == (0, 0)
         assert [world.scoreboard.endpoint_row(worker, slot)[E_IN_FLIGHT] for slot in range(3)] == [0, 0, 0]
         assert all(len(fleets[worker].locks.of(slot).permits) == 0 for slot in range(3))
+
+
+def test_where_instances_are_started_requests_wait_for_the_first(world):
+    fleet = Fleet(1, world)
+    one = fleet.apply(cluster(queue=QUEUE, is_scaled=True))
+    waiting = Request(one, world)
+    assert waiting.ticket is not None
+    world.run(1.0)
+    assert waiting.lease is None and waiting.error is None
+    fleet.apply(cluster(endpoint("a", 0), queue=QUEUE, is_scaled=True))
+    world.run(0.1)
+    assert waiting.lease.endpoint.id == "c/a"
+
+
+def test_where_instances_are_started_a_request_waits_for_one_that_has_not_failed_it(world):
+    fleet = Fleet(1, world)
+    fleet.apply(cluster(endpoint("a", 0), queue=QUEUE, is_scaled=True))
+    one = fleet.clusters["c"]
+    assert one.is_hopeful({"c/a"})
+    late = Request(one, world, failed={"c/a"})
+    world.run(2.1)
+    assert late.error.reason is Reason.QUEUE_TIMEOUT
+    plain = fleet.apply(cluster(endpoint("a", 0), queue=QUEUE))
+    assert not plain.is_hopeful({"c/a"})
