@@ -283,6 +283,30 @@ def undrain(
 
 
 @app.command()
+def scale(
+    cluster: Annotated[str, typer.Argument(metavar="CLUSTER", help="The cluster's name.")],
+    instances: Annotated[
+        int | None, typer.Argument(metavar="[N]", min=0, help="Instances there should be.")
+    ] = None,
+    auto: Annotated[bool, typer.Option("--auto", help="Let the load decide again.")] = False,
+    admin: AdminUrl = DEFAULT_ADMIN,
+    as_json: AsJson = False,
+    token: AdminToken = None,
+) -> None:
+    """Set how many instances of a cluster there should be, or let its load decide again.
+
+    Within min_instances, max_instances and the host's budget. It stays so until --auto, over reloads and the death of
+    any process but the parent. Returns at once: instances start and drain in their own time, see `status`. Exits with
+    0, or with 1 when there is no such cluster, it has no scaler, or the daemon does not answer.
+    """
+    if auto is (instances is not None):
+        raise typer.BadParameter("give either a number of instances or --auto", param_hint="N")
+    from proxy.admin.scale_client import ask_scale
+
+    raise typer.Exit(ask_scale(admin, token, as_json, cluster, instances))
+
+
+@app.command()
 def demo(
     duration: Annotated[
         float, typer.Option(min=1.0, max=3600.0, metavar="S", help="Seconds of load.")

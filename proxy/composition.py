@@ -30,6 +30,7 @@ from proxy.controlplane.reloading import ReloadOutcome, ReloadReport, Reloads, T
 from proxy.controlplane.residency import Residencies
 from proxy.controlplane.resilience import Resilience
 from proxy.controlplane.resolver import Lookup, system_lookup
+from proxy.controlplane.scaling import Scaling
 from proxy.controlplane.slots import SlotReaper, held_slots
 from proxy.controlplane.sources import Sources, known_addresses
 from proxy.controlplane.startup import HEARTBEAT_S, beat
@@ -114,6 +115,17 @@ class Control:
         )
         self._membership = Membership(self._on_membership, previous)
         """What was found besides the configuration."""
+        self._scaling = Scaling(
+            board,
+            self.events,
+            self._membership,
+            lambda: None,
+            self._resilience.standings,
+            self.residencies,
+            lambda: self._snapshot,
+            clock=clock,
+            rng=rng,
+        )
         self._drained = frozenset(previous.drained_listeners if previous is not None else ())
         """Names of listeners that an operator drained."""
         self._metrics = MetricsPage(board, lambda: self._snapshot, clock)
@@ -166,10 +178,13 @@ class Control:
         sources.start()
         self._tasks.append(spawn(self._sweep_slots(), name="sweep slots"))
         self._tasks.append(spawn(self._republish(), name="republish"))
+        self._scaling.update(self._config)
 
     async def stop(self) -> None:
         """Stop resolving and close the admin API. Idempotent. Call it when the workers have drained: until
         then the admin API says so."""
+        # With a heart that beats: processes take their time to end.
+        await self._scaling.stop()
         for task in self._tasks:
             task.cancel()
         self._tasks = []
@@ -301,6 +316,7 @@ class Control:
             raise
         self._config, self._source = config, source
         self._membership.keep(cluster.name for cluster in config.clusters)
+        self._scaling.update(config)
         self._counts.keep(old_sources)
         self._sources, self._admin = sources, admin
         sources.start()
@@ -358,6 +374,11 @@ class Control:
             self.events.tell(kind, f"listener {name}", "by an operator")
             return DrainReport((name,), (name,), is_drained, is_pending=not await self._is_applied())
 
+    def scale(self, name: str, count: int | None) -> dict[str, Any]:
+        """Have `count` instances of a cluster, `None` = as many as its load asks for; kept over reloads and restarts of
+        control. Raises `UnknownTarget`."""
+        return self._scaling.scale(name, count)
+
     async def explain(self, question: Question) -> dict[str, Any]:
         """Where such a request would go, and why. Raises `UnknownTarget`, `BadQuestion` and `NoAnswer`."""
         return await self._explainer.explain(self._view(), question)
@@ -389,5 +410,6 @@ class Control:
             report,
             self._clock.monotonic(),
             self._resilience.reasons(),
+            self._scaling.documents(),
             self._reloads.last,
         )

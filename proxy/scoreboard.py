@@ -14,6 +14,7 @@ travels by mailbox. Layout, in words:
     processes   SLOT_WORDS each   one row per worker slot, written by the parent
     control     CONTROL_WORDS     written by control
     standings   STANDING_WORDS each   one row per endpoint slot, written by control
+    scalings    SCALING_WORDS each   one row per cluster slot, written by control
     rates       RATE_WORDS        `policy.rate_limit.RateTable`, which all workers write
     workers     one part per worker slot, written by the worker in it (by the parent when it is dead):
                 WORKER_WORDS for itself, then ENDPOINT_WORDS for each endpoint slot, then CLUSTER_WORDS for each cluster
@@ -141,6 +142,27 @@ X_RESIDENCY_ASKED = 9
 """Questions what data it holds."""
 X_RESIDENCY_FAILED = 10
 STANDING_WORDS = 16
+
+# Words of a cluster's scaler, which control alone writes: what the next control goes on from, and what it has counted.
+Z_TARGET = 0
+"""Instances there should be, plus one; 0 = nothing was decided."""
+Z_PINNED = 1
+"""What somebody set it to by hand, plus one; 0 = the load decides."""
+Z_SERVING = 2
+Z_STARTING = 3
+Z_GOING = 4
+"""Instances that drain, end, or are removed."""
+Z_GROWN = 8
+Z_SHRUNK = 9
+Z_STARTS = 10
+Z_STARTS_FAILED = 11
+Z_COLD_STARTS = 12
+"""Starts of a first instance while requests waited for it."""
+Z_WAITED = 13
+"""Requests that joined the queue while no instance served."""
+Z_INSTANCE_MS = 14
+"""Milliseconds that instances have existed, all together: what it costs."""
+SCALING_WORDS = 16
 
 # Words of a worker's own row. Gauges first.
 W_HEARTBEAT_MS = 0
@@ -324,7 +346,8 @@ class Scoreboard:
         self._slots_at = HEADER_WORDS + PARENT_WORDS
         self._control_at = self._slots_at + workers * SLOT_WORDS
         self._standings_at = self._control_at + CONTROL_WORDS
-        self._rates_at = self._standings_at + endpoints * STANDING_WORDS
+        self._scalings_at = self._standings_at + endpoints * STANDING_WORDS
+        self._rates_at = self._scalings_at + clusters * SCALING_WORDS
         self._workers_at = self._rates_at + RATE_WORDS
         size = (self._workers_at + workers * self._words_per_worker) * 8
         self.fd = os.memfd_create("homeport-scoreboard") if fd is None else fd
@@ -360,6 +383,11 @@ class Scoreboard:
         """What control says of the endpoint in `slot` (from 0)."""
         start = self._standings_at + slot * STANDING_WORDS
         return self._words[start : start + STANDING_WORDS]
+
+    def scaling_row(self, slot: int) -> Row:
+        """What control says of the scaler of the cluster in cluster slot `slot` (from 0)."""
+        start = self._scalings_at + slot * SCALING_WORDS
+        return self._words[start : start + SCALING_WORDS]
 
     def slot_row(self, worker: int) -> Row:
         """What the parent says of the process in worker slot `worker` (from 0)."""
@@ -432,9 +460,10 @@ class Scoreboard:
         _clear(self.standing_row(slot))
 
     def clear_cluster(self, slot: int) -> None:
-        """Zero a cluster's words in every worker's part, before the slot serves another cluster."""
+        """Zero a cluster's words in every part, before the slot serves another cluster."""
         for worker in self.used_workers:
             _clear(self.cluster_row(worker, slot))
+        _clear(self.scaling_row(slot))
 
     def clear_gauges(self, worker: int) -> None:
         """Zero what a dead worker said of the moment; what it counted stays."""

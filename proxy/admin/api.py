@@ -51,6 +51,9 @@ KEEP_ALIVE_S = 75.0
 STOP_S = 2.0
 """Seconds that answers under way get when the server stops."""
 
+MAX_DIGITS = 6
+"""Of a number of instances; more than anybody has."""
+
 _ERROR_NAMES = {
     400: "bad_request",
     401: "unauthorized",
@@ -97,6 +100,11 @@ class Commands(Protocol):
 
     async def set_listener_drained(self, name: str, is_drained: bool) -> Report:
         """Drain a listener, or end that. Raises `UnknownTarget`, and `ConfigError` when it cannot be opened."""
+        ...
+
+    def scale(self, name: str, count: int | None) -> dict[str, Any]:
+        """Have `count` instances of a cluster, `None` = as many as its load asks for; returns what becomes of it.
+        Raises `UnknownTarget`."""
         ...
 
     async def explain(self, question: Question) -> dict[str, Any]:
@@ -190,6 +198,7 @@ class AdminServer:
         app.router.add_get("/api/v1/explain", self._explain)
         app.router.add_get("/api/v1/clusters", self._clusters)
         app.router.add_get("/api/v1/clusters/{name}", self._cluster)
+        app.router.add_post("/api/v1/clusters/{name}/scale", self._scale)
         return app
 
     @web.middleware
@@ -256,6 +265,19 @@ class AdminServer:
             return _error(404, str(error))
         except ConfigError as error:
             return _error(409, str(error))
+
+    async def _scale(self, request: web.Request) -> web.Response:
+        """`?instances=N` sets the size by hand, `?mode=auto` leaves it to the load again."""
+        count, mode = request.query.get("instances"), request.query.get("mode")
+        if (count is None) is (mode is None) or mode not in (None, "auto"):
+            return _error(400, "give either instances=N or mode=auto")
+        if count is not None and not (count.isascii() and count.isdigit() and len(count) <= MAX_DIGITS):
+            return _error(400, f"instances: it is no number of instances, got {count!r}")
+        try:
+            name, number = request.match_info["name"], None if count is None else int(count)
+            return _json(self._commands.scale(name, number))
+        except UnknownTarget as error:
+            return _error(404, str(error))
 
     async def _explain(self, request: web.Request) -> web.Response:
         """Where a request would go, and why. 504 when no worker answers."""

@@ -88,7 +88,7 @@ def summary_lines(status: Document) -> list[str]:
         lines.append(
             "answered by homeport: " + ", ".join(f"{code} {str(number)}" for code, number in refusals)
         )
-    return lines + data_lines(status) + trouble_lines(status)
+    return lines + scaling_lines(status) + data_lines(status) + trouble_lines(status)
 
 
 def reload_lines(status: Document) -> list[str]:
@@ -115,6 +115,23 @@ def endpoint_rows(status: Document) -> list[Sequence[str]]:
                 (cluster["name"], _endpoint_name(endpoint), endpoint["standing"], *_numbers(endpoint))
             )
     return rows
+
+
+def scaling_lines(status: Document) -> list[str]:
+    """A line for each cluster that is scaled."""
+    clusters = status["clusters"]
+    return [f"{one['name']}: {scaling_text(one['scaler'])}" for one in clusters if one["scaler"] is not None]
+
+
+def scaling_text(scaler: Document) -> str:
+    """How many instances there should be and are, and why, in one line."""
+    wanted, size = scaler["desired"], scaler["serving"]
+    counts = [f"{size} of {wanted} {'instance serves' if wanted == 1 else 'instances serve'}"]
+    counts += [
+        f"{scaler[key]} {verb}" for key, verb in (("starting", "start"), ("going", "go")) if scaler[key]
+    ]
+    dry = "dry run: " if scaler["dry_run"] else ""
+    return f"{dry}{', '.join(counts)}; {scaler['reason']}"
 
 
 def data_lines(status: Document) -> list[str]:

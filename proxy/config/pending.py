@@ -8,6 +8,8 @@ from proxy.config.schema import Config
 def pending(config: Config) -> Iterator[str]:
     """A line for each section that nothing acts on."""
     for cluster in config.clusters:
-        for name in ("discovery", "scaler"):
-            if getattr(cluster, name) is not None:
-                yield f"cluster {cluster.name!r}: {name} is checked, but this version does not act on it yet"
+        unused = ["discovery"] if cluster.discovery is not None else []
+        if cluster.scaler is not None and cluster.scaler.driver == "docker":
+            unused.append("scaler")
+        for name in unused:
+            yield f"cluster {cluster.name!r}: {name} is checked, but this version does not act on it yet"

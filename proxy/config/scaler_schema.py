@@ -54,6 +54,10 @@ class Scaler(Section):
     """Never more, `min_instances` to 512. It bounds what a flood or a wrong figure can cost. Default 20."""
     slots: Positive = 4
     """Requests that one instance works on at once: threads or workers of the service. Default 4."""
+    max_connections: Count = 0
+    """Requests in flight at once at each instance, over all workers; more wait in the cluster's `queue`, and go to
+    whichever instance is free first, one that has just started included. Default 0 = no limit; best what the service
+    works on at once, as `slots` has it."""
     target_in_flight: InFlight = 3
     """Requests in flight that each instance should have on average, 0.1 to 100000. Default 3; near `slots` nothing is
     idle and requests wait, far below it instances idle."""

@@ -9,6 +9,7 @@ import math
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from uuid import uuid4
 from weakref import WeakSet
 
 from proxy.clock import Clock
@@ -20,6 +21,7 @@ from proxy.drivers.engine_answers import Vantage, instance_of
 from proxy.drivers.engine_errors import ImageMissing
 from proxy.drivers.image_pull import pull
 from proxy.drivers.labels import select
+from proxy.drivers.lease import Lease
 from proxy.drivers.spec import ContainerSpec, EngineOptions, Selector
 from proxy.drivers.usage import CpuMeter, usage_of
 from proxy.drivers.vantage import find_vantage
@@ -51,6 +53,8 @@ class DockerDriver:
         self._meter = CpuMeter()
         self._watches: WeakSet[Watch] = WeakSet()
         self.engine = Engine(options, clock=clock, connect=connect)
+        self.lease = Lease(self.engine, owner=options.owner, holder=uuid4().hex, clock=clock)
+        """Whether this process, among others with the same owner's name, may give orders."""
 
     def __repr__(self) -> str:
         return f"<DockerDriver of {self._owner} at {self.engine!r}>"
@@ -118,6 +122,17 @@ class DockerDriver:
         self._meter.keep(each.id for each in running)
         usages = await asyncio.gather(*(self._usage(each) for each in running))
         return {each.id: usage for each, usage in zip(running, usages, strict=True) if usage is not None}
+
+    async def hold_lease(self, spec: ContainerSpec) -> bool:
+        """Take the lease or keep it; returns whether it is held. It needs an image, which is that of `spec`, fetched if
+        that is what is done with images."""
+        try:
+            return await self.lease.hold(spec.image)
+        except ImageMissing:
+            if spec.pull == "never":
+                raise
+        await pull(self.engine, spec.image, self._clock)
+        return await self.lease.hold(spec.image)
 
     async def log_tail(self, instance_id: str, lines: int = 50) -> str:
         """Standard output and standard error, as they came."""

@@ -59,6 +59,7 @@ from proxy.telemetry.readings import (
     read_totals,
     read_worker,
 )
+from proxy.telemetry.scaling import scaling_families
 from proxy.telemetry.standing_metrics import ENDPOINT_LABELS, standing_families
 
 # Upper bounds as labels, as Prometheus' clients write them.
@@ -230,6 +231,7 @@ class ScoreboardCollector(Collector):
         yield from self._endpoint_families(snapshot)
         yield from standing_families(self._board, snapshot, now=self._clock.monotonic())
         yield from locality_families(self._board, snapshot)
+        yield from scaling_families(self._board, snapshot)
 
     def _worker_families(self) -> Iterator[Metric]:
         totals = read_totals(self._board)

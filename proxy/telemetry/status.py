@@ -25,6 +25,7 @@ from proxy.telemetry.processes import (
     read_worker_process,
 )
 from proxy.telemetry.readings import EndpointReading, WorkerReading, read_endpoints, read_totals, read_worker
+from proxy.telemetry.scaling import read_scaling
 from proxy.telemetry.standings import (
     KINDS,
     ClusterReading,
@@ -51,6 +52,8 @@ class DaemonView:
     """Seconds of the monotonic clock."""
     reasons: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Why endpoints are not in use, by endpoint id, as `StandingReading.why` takes it."""
+    scalers: Mapping[str, Document] = field(default_factory=dict)
+    """What the scaler says of clusters that it sizes, by name."""
     last_reload: Document | None = None
     """What became of the last one since control started; `None` = there was none."""
 
@@ -204,7 +207,23 @@ def _cluster_summary(
         "next_trial_in_s": _rounded(next_trial_s(standings, view.now)),
         **_queue(read_cluster(view.board, cluster)),
         "locality": _cluster_locality(view, cluster) if goes_by_data(cluster) else None,
+        "scaler": _scaler(view, cluster),
         **_traffic(reading),
+    }
+
+
+def _scaler(view: DaemonView, cluster: ClusterSpec) -> Document | None:
+    said = view.scalers.get(cluster.name)
+    reading = read_scaling(view.board, cluster)
+    if said is None or reading is None:
+        return None
+    return {
+        **said,
+        "starts_total": reading.starts_total,
+        "start_failures_total": reading.starts_failed_total,
+        "cold_starts_total": reading.cold_starts_total,
+        "waited_requests_total": reading.waited_total,
+        "instance_s_total": round(reading.instance_s_total, 3),
     }
 
 

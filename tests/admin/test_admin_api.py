@@ -64,6 +64,11 @@ class Daemon:
             raise ConfigError("listeners[0].bind", "127.0.0.1:80", "an address that can be bound")
         return self.set_drained(name, is_drained)
 
+    def scale(self, name, count):
+        if name == "plain":
+            raise UnknownTarget("cluster 'plain' has no scaler")
+        return {"cluster": name, "count": count}
+
     async def explain(self, question):
         self.asked = question
         if question.cluster == "none":
@@ -473,5 +478,27 @@ def test_explain(run):
             assert reply.json["message"] == "no answer within 1 s each from worker 0, 2"
         async with serving(daemon, TcpAddress("0.0.0.0", 0), token="t" * 16) as client:
             assert (await client.get("/api/v1/explain?cluster=etl")).status == 401
+
+    run(main)
+
+
+def test_scale(run):
+    async def main():
+        async with serving(Daemon()) as client:
+            for asked, count in (("instances=5", 5), ("instances=0", 0), ("mode=auto", None)):
+                reply = await client.get(f"/api/v1/clusters/etl/scale?{asked}", method="POST")
+                assert reply.json == {"cluster": "etl", "count": count}
+            for asked in (
+                "",
+                "instances=5&mode=auto",
+                "mode=manual",
+                "instances=-1",
+                "instances=1e3",
+                "instances=9999999",
+            ):
+                assert (await client.get(f"/api/v1/clusters/etl/scale?{asked}", method="POST")).status == 400
+            refused = await client.get("/api/v1/clusters/plain/scale?instances=1", method="POST")
+            assert (refused.status, refused.json["message"]) == (404, "cluster 'plain' has no scaler")
+            assert (await client.get("/api/v1/clusters/etl/scale?mode=auto")).status == 405
 
     run(main)
