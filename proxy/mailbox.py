@@ -14,7 +14,7 @@ import json
 import os
 import socket
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,12 @@ class Message:
 
     def close(self) -> None:
         """Close the descriptors that nobody wants."""
-        for fd in self.fds:
-            os.close(fd)
+        _close(self.fds)
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 class Channel:
@@ -78,7 +82,27 @@ class Channel:
         return True
 
     def receive(self) -> Message | None:
-        """The next message, `None` when there is none. Raises `EOFError` when the other end is closed."""
+        """The next message, `None` when there is none. Raises `EOFError` when the other end is closed, and `ValueError`
+        for what is no JSON object, which is out of the way then."""
+        received = self._receive()
+        if received is None:
+            return None
+        data, fds = received
+        try:
+            body = json.loads(data)
+        except (ValueError, RecursionError):
+            body = None
+        if not isinstance(body, dict):
+            _close(fds)
+            raise ValueError(f"no JSON object: {data[:100]!r}")
+        return Message(body, fds)
+
+    def clear(self) -> None:
+        """Drop all that waits, whatever it is."""
+        while (received := self._receive()) is not None:
+            _close(received[1])
+
+    def _receive(self) -> tuple[bytes, tuple[int, ...]] | None:
         room = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
         try:
             data, control, _, _ = self._sock.recvmsg(MAX_MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
@@ -92,7 +116,7 @@ class Channel:
         for level, kind, value in control:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds.frombytes(value[: len(value) - len(value) % fds.itemsize])
-        return Message(json.loads(data), tuple(fds))
+        return data, tuple(fds)
 
     def close(self) -> None:
         """Close this end."""
@@ -100,16 +124,17 @@ class Channel:
 
 
 class Posts:
-    """The mailboxes of others, to write to. What has no room is not sent, and counted; what is sent waits there for
-    whoever reads it next: whoever needs to know that a message arrived must be able to tell by other means."""
+    """The mailboxes of others, to write to. What has no room is not sent; what is sent waits there for whoever reads it
+    next: whoever needs to know that a message arrived must be able to tell by other means."""
 
     def __init__(self, workers: Sequence[Channel], control: Channel | None = None) -> None:
         self._workers = workers
         self._control = control
-        self.dropped = 0
+        self.on_dropped: Callable[[], None] = lambda: None
+        """Called for each message that is not sent."""
 
     def __repr__(self) -> str:
-        return f"Posts({len(self._workers)} workers, {self.dropped} dropped)"
+        return f"Posts({len(self._workers)} workers)"
 
     def to_worker(self, slot: int, body: dict[str, Any]) -> bool:
         """Write to the worker in `slot`; false when there is no room."""
@@ -125,7 +150,8 @@ class Posts:
             is_sent = channel.send(body)
         except OSError:
             is_sent = False
-        self.dropped += not is_sent
+        if not is_sent:
+            self.on_dropped()
         return is_sent
 
 

@@ -180,6 +180,7 @@ W_SENT_BYTES = 11
 W_ACCEPT_ERRORS = 12
 W_LOG_DROPPED = 13
 W_EVICTED_IDLE = 14
+W_MESSAGES_DROPPED = 15
 W_REFUSALS = 16
 W_LISTENERS = 64
 """Gauges too: two words for each listener, see `listener_counts`."""

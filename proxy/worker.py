@@ -37,7 +37,13 @@ from proxy.key_function import BadFunction, KeyFunction
 from proxy.mailbox import Channel, Message, Posts, posts_from, unsealed
 from proxy.permits import WorkerLocks
 from proxy.policy.rate_limit import RateTable
-from proxy.scoreboard import W_ACCEPTING, W_GENERATION, W_HEARTBEAT_MS, Scoreboard
+from proxy.scoreboard import (
+    W_ACCEPTING,
+    W_GENERATION,
+    W_HEARTBEAT_MS,
+    W_MESSAGES_DROPPED,
+    Scoreboard,
+)
 from proxy.snapshot import Snapshot, SourceSpec
 from proxy.snapshot_codec import OtherVersion, decode_snapshot
 from proxy.surroundings import Surroundings
@@ -87,6 +93,7 @@ class Worker:
             soon=loop.call_soon,
             later=loop.call_later,
         )
+        posts.on_dropped = self._on_message_dropped
         self._plane: Plane | None = None
         self._tls = TlsContexts()
         self._functions = KeyFunctions(self._on_function_off)
@@ -129,6 +136,9 @@ class Worker:
 
     def _on_function_off(self, name: str, why: str) -> None:
         self._surroundings.posts.to_control({"key_function": name, "worker": self._number, "why": why})
+
+    def _on_message_dropped(self) -> None:
+        self._row[W_MESSAGES_DROPPED] += 1
 
     def apply(self, snapshot: Snapshot, sockets: Mapping[str, socket.socket], workers: int = 1) -> None:
         """Serve from `snapshot` from the next request on. Whatever it raises, the last one is served on then.
@@ -310,6 +320,9 @@ class _Process:
             message = self._mailbox.receive()
         except EOFError:
             self._stopping.set()  # no parent, and nobody else to send anything
+            return
+        except ValueError as error:
+            _log.error("a message cannot be read: %s", error)
             return
         if message is not None:
             self._on_message(message)

@@ -168,8 +168,7 @@ class WorkerSlot:
         """The worker has ended; true when another one has to take its place."""
         self._board.clear_gauges(self.number)
         # What it did not read holds descriptors: a listening socket would stay open with nobody to accept from it.
-        while (message := self.mailbox[0].receive()) is not None:
-            message.close()
+        self.mailbox[0].clear()
         self.pid = self.row[S_PID] = 0
         self.row[S_EXIT] = code
         if self._state == SLOT_RETIRING or self.is_old:

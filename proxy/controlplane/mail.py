@@ -58,7 +58,7 @@ class ControlMail:
                 _log.error("the mailbox cannot be read: %s", error)
                 self.stop()
                 return
-            except (ValueError, RecursionError):
+            except ValueError:
                 self._on_dropped()
                 continue
             if message is None:
@@ -67,9 +67,7 @@ class ControlMail:
             if not self._take(message.body):
                 self._on_dropped()
 
-    def _take(self, body: Any) -> bool:
-        if not isinstance(body, dict):
-            return False
+    def _take(self, body: Mapping[str, Any]) -> bool:
         taker = next((take for word, take in self._takers.items() if word in body), None)
         try:
             return taker is not None and taker(body)

@@ -115,6 +115,11 @@ _WORKER_COUNTERS: tuple[tuple[str, str, _WorkerValue], ...] = (
         "Access log records lost: too many at once, or the sink failed.",
         lambda r: r.access_log_dropped_total,
     ),
+    (
+        "homeport_messages_dropped",
+        "Messages of workers to other workers and to control for which there was no room: results, news of data.",
+        lambda r: r.messages_dropped_total,
+    ),
 )
 
 # (name, help, value) of the families with ENDPOINT_LABELS.

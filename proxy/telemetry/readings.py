@@ -32,6 +32,8 @@ class WorkerReading:
     evicted_idle_total: int
     """Idle client connections closed to make room."""
     access_log_dropped_total: int
+    messages_dropped_total: int
+    """Messages to other processes whose mailboxes had no room."""
     refusals_total: Mapping[str, int]
     """By `Reason.code`; each reason has an entry."""
 
@@ -63,6 +65,7 @@ def _worker_reading(words: Sequence[int]) -> WorkerReading:
         accept_errors_total=words[sb.W_ACCEPT_ERRORS],
         evicted_idle_total=words[sb.W_EVICTED_IDLE],
         access_log_dropped_total=words[sb.W_LOG_DROPPED],
+        messages_dropped_total=words[sb.W_MESSAGES_DROPPED],
         refusals_total={reason.code: words[sb.W_REFUSALS + index] for reason, index in REASON_INDEX.items()},
     )
 

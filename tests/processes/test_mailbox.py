@@ -1,10 +1,11 @@
 """Messages between processes, and the descriptors that travel with them."""
 
 import os
+import socket
 
 import pytest
 
-from proxy.mailbox import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES, channel_pair, sealed, unsealed
+from proxy.mailbox import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES, Posts, channel_pair, sealed, unsealed
 
 
 @pytest.fixture
@@ -72,6 +73,29 @@ def test_messages_outlive_the_sender(pair):
     assert pair[1].receive().body == {"last": True}
     with pytest.raises(EOFError):
         pair[1].receive()
+
+
+@pytest.mark.parametrize("data", [b"{", b"[1]", b"\xff", b"[" * 60_000])
+def test_what_is_no_object_is_no_message(pair, data):
+    """It is out of the way, and so are its descriptors."""
+    reader, writer = os.pipe()
+    socket.send_fds(pair[0]._sock, [data], [writer])
+    os.close(writer)
+    pair[0].send({"next": True})
+    with pytest.raises(ValueError, match="no JSON object"):
+        pair[1].receive()
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+    assert pair[1].receive().body == {"next": True}
+
+
+def test_what_has_no_room_is_told(pair):
+    dropped = []
+    posts = Posts([pair[0]])
+    posts.on_dropped = lambda: dropped.append(1)
+    while posts.to_worker(0, {"text": "x" * 1000}):
+        assert not dropped
+    assert len(dropped) == 1
 
 
 def test_nobody_to_send_to(pair):

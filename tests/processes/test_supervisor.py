@@ -555,10 +555,12 @@ def test_what_a_worker_does_not_come_to_serve_is_sent_again(world):
 
 
 def test_what_a_dead_worker_did_not_read_is_closed(world):
-    """It holds listening sockets, which would stay open with nobody to accept from them."""
+    """It holds listening sockets, which would stay open with nobody to accept from them. What somebody wrote that is no
+    message does not end the parent."""
     world.serve()
     slot = world.workforce.slots[0]
     reader, writer = os.pipe()
+    slot.mailbox[1]._sock.send(b"{")
     assert slot.mailbox[1].send({"serve": 9}, (writer,))
     os.close(writer)
     slot.on_exit(-9, world.now)

@@ -18,7 +18,7 @@ from proxy.config.schema import Config
 from proxy.config.slots import Slots
 from proxy.mailbox import Channel, Posts, channel_pair, sealed
 from proxy.permits import LockFiles, WorkerLocks
-from proxy.scoreboard import W_GENERATION, W_HEARTBEAT_MS, Scoreboard
+from proxy.scoreboard import W_GENERATION, W_HEARTBEAT_MS, W_MESSAGES_DROPPED, Scoreboard
 from proxy.snapshot import CertificateSpec, ListenerTlsSpec, Snapshot
 from proxy.snapshot_codec import encode_snapshot
 from proxy.worker import Worker, _Process
@@ -83,13 +83,13 @@ class Crowded(SystemClock):
         await asyncio.sleep(0)
 
 
-def new_worker(clock: Clock, board: Scoreboard, files: LockFiles) -> Worker:
+def new_worker(clock: Clock, board: Scoreboard, files: LockFiles, control: Channel | None = None) -> Worker:
     return Worker(
         number=0,
         scoreboard=board,
         loop=asyncio.get_running_loop(),
         clock=clock,
-        posts=Posts([]),
+        posts=Posts([], control),
         locks=WorkerLocks(files.fds, 0),
         rng=random.Random(1),
     )
@@ -121,6 +121,25 @@ def test_many_certificates_do_not_stop_the_heart() -> None:
         assert clock.sleeps == 4
 
     asyncio.run(prepare())
+    files.close()
+
+
+def test_what_control_has_no_room_for_is_counted() -> None:
+    board, files = Scoreboard(), LockFiles()
+    row = board.worker_row(0)
+
+    async def report() -> None:
+        reader, writer = channel_pair()
+        worker = new_worker(SystemClock(), board, files, writer)
+        while not row[W_MESSAGES_DROPPED]:
+            worker._on_function_off("name", "x" * 1000)
+        reader.clear()
+        worker._on_function_off("name", "why")
+        assert row[W_MESSAGES_DROPPED] == 1
+        for end in (reader, writer):
+            end.close()
+
+    asyncio.run(report())
     files.close()
 
 
@@ -167,6 +186,7 @@ def test_what_cannot_be_served_leaves_the_last_and_is_taken_when_it_comes_again(
         assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
         writer.close()
         await until(lambda: len(os.listdir("/proc/self/fd")) == before)
+        ours._sock.send(b"{")
         message(ours, 2, plain, listening)
         await until(lambda: row[W_GENERATION] == 2)
         assert len(os.listdir("/proc/self/fd")) == before

@@ -93,6 +93,7 @@ def test_every_word_is_a_sample_with_help(board, accept, parse):
         "homeport_downstream_accept_errors": sb.W_ACCEPT_ERRORS,
         "homeport_downstream_evicted_connections": sb.W_EVICTED_IDLE,
         "homeport_access_log_dropped_records": sb.W_LOG_DROPPED,
+        "homeport_messages_dropped": sb.W_MESSAGES_DROPPED,
     }
     for name, word in workers.items():
         assert values(found[name]) == {(): 2 * 100 * word + 1}, name
