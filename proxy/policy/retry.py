@@ -145,12 +145,6 @@ def backoff_s(params: RetryParams, retry: int, rng: Random) -> float:
     return longest_s * rng.random()
 
 
-def try_timeout_s(params: RetryParams, response_s: float, remaining_s: float = inf) -> float:
-    """Seconds that the next try may take until its answer begins: the least of its own limit, the cluster's
-    `response_s` (0 = none) and what is left of the request's own time. `inf` when there is no limit."""
-    return min(params.per_try_timeout_s or inf, response_s or inf, remaining_s)
-
-
 class HasId(Protocol):
     """What can be left out: a candidate of a pick."""
 

@@ -1,6 +1,5 @@
 """What is tried again, when, and how often. Times are seconds."""
 
-from math import inf
 from random import Random
 from types import SimpleNamespace
 
@@ -15,7 +14,6 @@ from proxy.policy.retry import (
     RetryParams,
     backoff_s,
     others,
-    try_timeout_s,
     why_not,
 )
 
@@ -91,14 +89,6 @@ def test_a_trial_that_failed_is_no_matter_of_the_policy():
 def test_reasons_are_words_for_people():
     assert len({reason.value for reason in NoRetry}) == len(NoRetry)
     assert NoRetry.BODY_NOT_KEPT.value == "the body is larger than what is kept to be sent again"
-
-
-@pytest.mark.parametrize(
-    ("per_try_s", "response_s", "remaining_s", "expected"),
-    [(0, 0, inf, inf), (2, 300, inf, 2), (0, 300, inf, 300), (0, 300, 7, 7), (2, 1, 5, 1), (2, 0, -1, -1)],
-)
-def test_time_for_one_try(per_try_s, response_s, remaining_s, expected):
-    assert try_timeout_s(RetryParams(per_try_timeout_s=per_try_s), response_s, remaining_s) == expected
 
 
 @pytest.mark.parametrize(
