@@ -1,4 +1,4 @@
-"""What costs what in the proxy: `python -m loadtests.costs [--row headers] [--seconds 5]`.
+"""What costs what in the proxy: `python -m loadtests.costs [--row headers] [--by-data] [--seconds 5]`.
 
 Two views of one load, in turn because the first disturbs the second: by Python function (the sampler of
 `sampled.py`) and by program part (the kernel, the interpreter, uvloop, httptools), for which `perf` is
@@ -42,7 +42,11 @@ PERF_LINE = re.compile(r"^\s*([\d.]+)%\s+(\S+)")
 class Costs:
     """One run: an origin, and a proxy for each view."""
 
-    def __init__(self, children: Children, directory: Path, row: rows.Row, seconds: float) -> None:
+    def __init__(
+        self, children: Children, directory: Path, row: rows.Row, seconds: float, subject: str = "homeport"
+    ) -> None:
+        """`subject` is the name of a proxy in `proxies`: Homeport, or a variant of it that is not compiled."""
+        self._subject = subject
         self._children = children
         self._directory = directory
         self._row = row
@@ -90,7 +94,7 @@ class Costs:
         certificate = directory / "certificate.pem"
         write_certificate(certificate)
         place = Place(port, free_port(), self._ports, directory, certificate)
-        launch = proxies.BY_NAME["homeport"].launch(sys.executable, place)
+        launch = proxies.BY_NAME[self._subject].launch(sys.executable, place)
         child = self._children.start(name, launch.command, self._proxy_cores, environment)
         child.wait_for_port(port)
         wait_until_forwarding(port)
@@ -137,6 +141,7 @@ def main() -> int:
     paced = {row.name for row in rows.ROWS if row.load is not None}
     parser.add_argument("--row", choices=sorted({*rows.BY_NAME, LOCALITY} - paced), default="headers")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each measurement (default 5)")
+    parser.add_argument("--by-data", action="store_true", help="requests go where their data are")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 100)
     if options.row == LOCALITY:
@@ -148,7 +153,8 @@ def main() -> int:
             tempfile.TemporaryDirectory(prefix="homeport-costs-") as directory,
             Children(Path(directory)) as children,
         ):
-            costs = Costs(children, Path(directory), row, options.seconds)
+            subject = "homeport-data" if options.by_data else "homeport"
+            costs = Costs(children, Path(directory), row, options.seconds, subject)
             functions = costs.by_function()
             parts, cost_us = costs.by_part()
     except ChildError as error:

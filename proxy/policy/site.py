@@ -108,19 +108,21 @@ class Site:
         if placement.started_at is None:
             # Before its turn: it was given up, or there are more slots than thought.
             self._line.remove(placement)
-        self._advance(1, now)
+        self._done += 1
+        if self._line:
+            self._begin_next(now)
 
     def on_others(self, work_s: float, ended: int, *, now: float) -> None:
         """The requests of other workers: predicted seconds of those in flight, and how many have ever ended."""
         self.work_s = max(self.work_s + work_s - self._others_work_s, 0.0)
         self._others_work_s = work_s
         # A worker that is gone takes its count with it.
-        self._advance(max(ended - self._others_ended, 0), now)
+        self._done += max(ended - self._others_ended, 0)
         self._others_ended = ended
+        self._begin_next(now)
 
-    def _advance(self, count: int, now: float) -> None:
-        """So many have ended: those next in line have their slots."""
-        self._done += count
+    def _begin_next(self, now: float) -> None:
+        """Those next in line have the slots of those that have ended."""
         line = self._line
         while line and line[0].starts_after <= self._done:
             line.popleft().started_at = now
@@ -170,8 +172,8 @@ class Placement:
     """A request that was sent to an endpoint: what was expected, to be held against what comes."""
 
     __slots__ = (
-        "had_left", "in_flight", "is_answered", "is_hit", "is_joining", "keys", "missing", "site", "started_at",
-        "starts_after", "terms", "work_class", "work_s",
+        "charge_s", "had_left", "in_flight", "is_answered", "is_hit", "is_joining", "keys", "missing", "site",
+        "started_at", "starts_after", "terms", "work_class", "work_s",
     )  # fmt: skip
 
     def __init__(
@@ -191,6 +193,8 @@ class Placement:
         """One of the others was on its way for another request."""
         self.work_class = work_class
         self.terms = terms
+        self.charge_s = terms.transfer_s + terms.service_s
+        """Seconds for which it will have a slot."""
         self.is_answered = False
         self.is_hit: bool | None = None
         """It was answered from data that were there, as far as can be told; `None` = no answer, or no data."""
@@ -200,11 +204,6 @@ class Placement:
 
     def __repr__(self) -> str:
         return f"Placement({self.terms}, {len(self.keys)} keys, {len(self.missing)} missing)"
-
-    @property
-    def charge_s(self) -> float:
-        """Seconds for which it will have a slot."""
-        return self.terms.transfer_s + self.terms.service_s
 
     @property
     def has_waited(self) -> bool:

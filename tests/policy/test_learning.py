@@ -43,14 +43,15 @@ class World:
         key.samples, key.is_given = samples, is_given
         return key
 
-    def place(self, *keys, site=0, now=0.0, missing=None, others=0, work_class=b"", joining=False):
-        """As the choice does; `missing` are by default those that are not held."""
+    def place(
+        self, *keys, site=0, now=0.0, missing=None, others=0, work_class=b"", joining=False, terms=None
+    ):
+        """As the choice does; `missing` are by default those that are not held, `terms` what was seen then."""
         site = self.sites[site]
         lacking = [key for key in keys if key not in site.holdings.kept] if missing is None else missing
         transfer_s = sum(key.size_bytes for key in lacking) * site.s_per_byte
-        placement = Placement(
-            site, others, keys, work_class, Terms(0.0, transfer_s, 0.0, 0.0, site.service_s(work_class))
-        )
+        terms = terms or Terms(0.0, transfer_s, 0.0, 0.0, site.service_s(work_class))
+        placement = Placement(site, others, keys, work_class, terms)
         for key in keys:
             if key in lacking:
                 placement.missing.append(key)
@@ -498,9 +499,7 @@ def test_errors_by_hand(world):
     """Foretold 20 ms of work: errors of 0, 40 and 20 ms have a mean of 20. Taken for the mean of those before: 40 and
     0, which has the weights 1/2 and 1/3."""
     for took_s in (0.02, 0.06, 0.04):
-        placement = world.place()
-        placement.terms = Terms(0.0, 0.0, 0.0, 0.0, 0.02)
-        world.answer(placement, took_s)
+        world.answer(world.place(terms=Terms(0.0, 0.0, 0.0, 0.0, 0.02)), took_s)
     learning = world.learning
     assert learning.error_s == pytest.approx(0.02)
     assert learning.plain_s == pytest.approx(0.04)
@@ -513,9 +512,7 @@ def test_one_wild_prediction_does_not_outweigh_hundreds(world):
     rng = Random(1)
     for _ in range(200):
         told(world, rng, is_right=True)
-    placement = world.place()
-    placement.terms = Terms(0.0, 3e7, 0.0, 0.0, WORK_S)
-    world.answer(placement, 0.12)
+    world.answer(world.place(terms=Terms(0.0, 3e7, 0.0, 0.0, WORK_S)), 0.12)
     assert world.learning.is_trusted
     assert world.learning.error_s < 0.02 * 10 * 0.08
 
@@ -523,10 +520,8 @@ def test_one_wild_prediction_does_not_outweigh_hundreds(world):
 def told(world, rng, *, is_right):
     """An answer of 20 or 120 ms, which was foretold rightly or the other way round."""
     is_long = rng.random() < 0.5
-    placement = world.place()
     transfer_s = 0.1 if is_long == is_right else 0.0
-    placement.terms = Terms(0.0, transfer_s, 0.0, 0.0, WORK_S)
-    world.answer(placement, 0.12 if is_long else 0.02)
+    world.answer(world.place(terms=Terms(0.0, transfer_s, 0.0, 0.0, WORK_S)), 0.12 if is_long else 0.02)
 
 
 def test_predictions_that_are_worse_than_none_are_left_out_until_they_are_better(world):

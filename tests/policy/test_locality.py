@@ -382,14 +382,39 @@ def test_of_many_holders_some_are_looked_at():
     cluster = Cluster(20)
     for member in cluster.members[:15]:
         cluster.hold(member, b"k")
+    cluster.choose(asks(b"k"))  # meets them
     keys = cluster.locality.keys(asks(b"k"))
     seen = set()
     for _ in range(200):
-        shortlist = cluster.locality._shortlist(cluster.members, keys)
-        assert MOST_HOLDERS <= len(shortlist) == len(set(shortlist)) <= MOST_HOLDERS + 4
-        assert sum(member in cluster.members[:15] for member in shortlist) >= MOST_HOLDERS
+        holders = cluster.locality._holders(keys)
+        shortlist = [*holders, *cluster.locality._others(cluster.members, keys, holders)]
+        assert MOST_HOLDERS == len(holders) <= len(shortlist) == len(set(shortlist)) <= MOST_HOLDERS + 4
+        assert set(holders) <= set(cluster.members[:15])
         seen.update(shortlist)
     assert seen == set(cluster.members)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_who_is_not_looked_at_could_not_be_better(seed, monkeypatch):
+    """Whatever endpoints are like, a holder that is taken without a look at others has the least score of all."""
+    rng = Random(seed)
+    cluster = Cluster(6)
+    facts = asks(b"k", b"l")
+    for key in facts.data_keys:
+        for member in rng.sample(cluster.members, rng.randint(1, 2)):
+            cluster.hold(member, key, size=rng.choice((1000, 10_000_000)))
+    for member in cluster.members:
+        member.site.pace.service_s = rng.choice((0.01, 0.02, 0.1))
+        member.site.s_per_byte = rng.choice((1e-9, 1e-8, 1e-7))
+        member.site.distance_s = rng.choice((0.0, 0.0, 0.05))
+        cluster.busy(member, rng.randint(0, 3))
+        if rng.random() < 0.1:
+            member.site.on_outcome(True, now=1.0)
+    cluster.locality.refresh(cluster.members)
+    monkeypatch.setattr(Locality, "_others", lambda self, candidates, keys, holders: candidates)
+    chosen = cluster.choose(facts, now=2.0)
+    best = min(cluster.score(member, facts, now=2.0) for member in cluster.members)
+    assert cluster.score(chosen, facts, now=2.0) == pytest.approx(best)
 
 
 def test_owners_that_are_away_are_passed_over():
