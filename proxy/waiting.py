@@ -72,7 +72,8 @@ class Waiter(Protocol):
         ...
 
     def on_refused(self, error: RoutingError) -> None:
-        """It is out of the queue without one."""
+        """It is out of the queue without one. If another has its place it is told in the next turn, perhaps after its
+        client left."""
         ...
 
 

@@ -128,8 +128,9 @@ class Tries:
 
     def on_refused(self, error: RoutingError) -> None:
         """The queue gives the request up."""
+        if self._exchange is None:
+            return  # somebody had its place, and its client left in the same turn of the loop
         self._leave_queue(self._plane.monotonic())
-        assert self._exchange is not None
         self._exchange.fail(error)
 
     def _leave_queue(self, now: float) -> None:

@@ -4,10 +4,12 @@ from collections import Counter
 from dataclasses import replace
 from math import inf
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 from support.fleet import Fleet, World, cluster, endpoint, three
 
+from proxy.dataplane.tries import Tries
 from proxy.errors import Reason, RoutingError
 from proxy.model import NO_FACTS, Outcome
 from proxy.policy.admission import QueueParams
@@ -23,6 +25,7 @@ from proxy.scoreboard import (
     K_QUEUED,
     K_WANT_SINCE_MS,
 )
+from proxy.snapshot import PrioritySpec
 from proxy.waiting import TICK_S
 
 QUEUE = QueueParams(timeout_s=2.0)
@@ -492,3 +495,24 @@ def test_where_instances_are_started_a_request_waits_for_one_that_has_not_failed
     assert late.error.reason is Reason.QUEUE_TIMEOUT
     plain = fleet.apply(cluster(endpoint("a", 0), queue=QUEUE))
     assert not plain.is_hopeful({"c/a"})
+
+
+def test_a_client_that_leaves_before_it_is_told_that_it_was_displaced(world):
+    """Its exchange is over by then; it waited once."""
+    fleet = Fleet(1, world)
+    one = fleet.apply(one_permit(max_pending=1))
+    Request(one, world)
+    plane = SimpleNamespace(monotonic=lambda: world.now, queued={})
+    exchange = SimpleNamespace(
+        plane=plane,
+        route=SimpleNamespace(priority=PrioritySpec(urgency=7)),
+        downstream=SimpleNamespace(total_deadline=0.0),
+        wait=lambda: None,
+    )
+    humble = Tries(exchange, one, SimpleNamespace(facts=NO_FACTS, may_try=True))
+    humble.enqueue(world.now)
+    world.run(1.0)
+    assert Request(one, world, urgency=0).ticket
+    humble.end(world.now)
+    world.turn()
+    assert humble.queue_s == 1.0 and not plane.queued
