@@ -212,7 +212,8 @@ class Priority(Section):
 
 class RateLimit(Section):
     """How many requests of a route each client may send, over all workers; more get 429 with Retry-After. 131072
-    clients are remembered, of all routes together; beyond that those that were quiet for longest are forgotten."""
+    clients are remembered, of all routes together; beyond that those that were quiet for longest are forgotten. They
+    are counted by the route's `name` and the limit, so that one that is changed begins anew."""
 
     requests: Annotated[int, integer(1, 1_000_000)]
     """Requests allowed `per` this time, 1 to 1000000. Required."""

@@ -67,8 +67,12 @@ class RateTable:
 
     def take(self, key: bytes, params: RateLimitParams, *, now: float) -> float:
         """Count a request of `key`: 0 = it may go; otherwise it may not, and these are the seconds until it might (for
-        Retry-After, rounded up). A refused request costs nothing. Time that goes backwards is no time."""
-        digest = int.from_bytes(blake2b(key, digest_size=8).digest(), "big")
+        Retry-After, rounded up). A refused request costs nothing. Time that goes backwards is no time.
+
+        A key has another bucket under another limit: who waits for an hour by one that is replaced need not."""
+        interval_us = max(round(params.per_s * _US / params.requests), 1)
+        named = b"%d %d %b" % (interval_us, params.burst, key)
+        digest = int.from_bytes(blake2b(named, digest_size=8).digest(), "big")
         words = self._words
         first = digest >> 16 & self._mask & -WAYS
         tag = digest & _TAG_MASK
@@ -83,7 +87,6 @@ class RateTable:
             if time < oldest:
                 place, oldest = way, time
         now_us = int(now * _US)
-        interval_us = max(round(params.per_s * _US / params.requests), 1)
         after, wait_us = spend(full_at, now_us, interval_us, params.burst)
         if not wait_us:
             words[first + place] = tag << _TIME_BITS | after & _TIME_MASK

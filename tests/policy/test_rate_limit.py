@@ -1,5 +1,7 @@
 """Token buckets. Times are seconds."""
 
+from dataclasses import replace
+
 import pytest
 
 from proxy.policy.rate_limit import TABLE_WORDS, WAYS, RateLimitParams, RateTable, spend
@@ -60,6 +62,16 @@ def test_time_that_goes_backwards_gives_nothing():
     params = RateLimitParams(requests=1, burst=1)
     assert limits.take(b"a", params, now=100) == 0
     assert limits.take(b"a", params, now=50) == 51
+
+
+@pytest.mark.parametrize("changed", [{"requests": 100}, {"per_s": 1}, {"burst": 2}])
+def test_a_changed_limit_begins_anew(changed):
+    """What was refused for an hour by the one before goes at once by the new one; that one is not forgotten."""
+    limits, _ = table()
+    params = RateLimitParams(requests=1, per_s=3600, burst=1)
+    assert [limits.take(b"a", params, now=5) for _ in range(2)] == [0, 3600]
+    assert limits.take(b"a", replace(params, **changed), now=5) == 0
+    assert limits.take(b"a", params, now=5) == 3600
 
 
 def test_the_one_that_is_full_longest_gives_way():
