@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_FAULTS = 2
+EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -304,6 +305,29 @@ def scale(
     from proxy.admin.scale_client import ask_scale
 
     raise typer.Exit(ask_scale(admin, token, as_json, cluster, instances))
+
+
+@app.command()
+def deploy(
+    cluster: Annotated[str, typer.Argument(metavar="CLUSTER", help="The cluster's name.")],
+    retry: Annotated[bool, typer.Option("--retry", help="Try one again that was called off.")] = False,
+    admin: AdminUrl = DEFAULT_ADMIN,
+    as_json: AsJson = False,
+    token: AdminToken = None,
+) -> None:
+    """Show how instances of a changed `container` or `process` take the place of the old ones, until that is over.
+
+    It begins by itself when the configuration changes. Exits with 0 when all instances are of the version that there
+    should be, and with 1 when it was called off, there is no such cluster, or the daemon does not answer. Ctrl-C ends
+    the show, not the deployment.
+    """
+    from proxy.admin.deploy_client import watch_deploy
+
+    try:
+        code = watch_deploy(admin, token, as_json, cluster, is_retried=retry, clock=SystemClock())
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    raise typer.Exit(code)
 
 
 @app.command()

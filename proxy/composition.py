@@ -379,6 +379,10 @@ class Control:
         control. Raises `UnknownTarget`."""
         return self._scaling.scale(name, count)
 
+    def retry_deploy(self, name: str) -> dict[str, Any]:
+        """Try the deployment of a cluster again that was called off. Raises `UnknownTarget`."""
+        return self._scaling.retry_deploy(name)
+
     async def explain(self, question: Question) -> dict[str, Any]:
         """Where such a request would go, and why. Raises `UnknownTarget`, `BadQuestion` and `NoAnswer`."""
         return await self._explainer.explain(self._view(), question)

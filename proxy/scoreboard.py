@@ -162,6 +162,8 @@ Z_WAITED = 13
 """Requests that joined the queue while no instance served."""
 Z_INSTANCE_MS = 14
 """Milliseconds that instances have existed, all together: what it costs."""
+Z_HALTED = 15
+"""Version of which the deployment was called off, without its last bit; 0 = none. Not a count."""
 SCALING_WORDS = 16
 
 # Words of a worker's own row. Gauges first.

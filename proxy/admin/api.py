@@ -107,6 +107,10 @@ class Commands(Protocol):
         Raises `UnknownTarget`."""
         ...
 
+    def retry_deploy(self, name: str) -> dict[str, Any]:
+        """Try the deployment of a cluster again that was called off. Raises `UnknownTarget`."""
+        ...
+
     async def explain(self, question: Question) -> dict[str, Any]:
         """Where a request would go. Raises `UnknownTarget`, `BadQuestion` and `NoAnswer`."""
         ...
@@ -199,6 +203,7 @@ class AdminServer:
         app.router.add_get("/api/v1/clusters", self._clusters)
         app.router.add_get("/api/v1/clusters/{name}", self._cluster)
         app.router.add_post("/api/v1/clusters/{name}/scale", self._scale)
+        app.router.add_post("/api/v1/clusters/{name}/deploy/retry", self._retry_deploy)
         return app
 
     @web.middleware
@@ -276,6 +281,13 @@ class AdminServer:
         try:
             name, number = request.match_info["name"], None if count is None else int(count)
             return _json(self._commands.scale(name, number))
+        except UnknownTarget as error:
+            return _error(404, str(error))
+
+    async def _retry_deploy(self, request: web.Request) -> web.Response:
+        """Try a deployment again that was called off; does nothing to any other."""
+        try:
+            return _json(self._commands.retry_deploy(request.match_info["name"]))
         except UnknownTarget as error:
             return _error(404, str(error))
 

@@ -131,7 +131,9 @@ def scaling_text(scaler: Document) -> str:
         f"{scaler[key]} {verb}" for key, verb in (("starting", "start"), ("going", "go")) if scaler[key]
     ]
     dry = "dry run: " if scaler["dry_run"] else ""
-    return f"{dry}{', '.join(counts)}; {scaler['reason']}"
+    stage = scaler["deploy"]["stage"]
+    deploy = "" if stage == "none" else f"; deployment {stage}"
+    return f"{dry}{', '.join(counts)}; {scaler['reason']}{deploy}"
 
 
 def data_lines(status: Document) -> list[str]:

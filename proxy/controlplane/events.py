@@ -47,6 +47,8 @@ class EventType(Enum):
     INSTANCE_FAILED = "instance_failed"
     """It never got healthy."""
     INSTANCE_DIED = "instance_died"
+    DEPLOY = "deploy"
+    DEPLOY_HALTED = "deploy_halted"
     ENGINE_LOST = "engine_lost"
     ENGINE_BACK = "engine_back"
 
@@ -60,6 +62,7 @@ _WARNINGS = frozenset(
         EventType.KEY_FUNCTION_OFF,
         EventType.INSTANCE_FAILED,
         EventType.INSTANCE_DIED,
+        EventType.DEPLOY_HALTED,
         EventType.ENGINE_LOST,
     }
 )

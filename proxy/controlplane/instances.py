@@ -12,21 +12,33 @@ before it ends up with the same picture.
     REMOVING   has ended, and goes with all that belongs to it
 
 An instance that ends, hangs or vanishes is not brought back but replaced: another one is started, in the pace that
-`policy.replacing` allows. Instances of other owners are not seen at all.
+`policy.replacing` allows. One that was made from another spec than there is now is replaced as `policy.deploying` says.
+Instances of other owners are not seen at all.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import inf
 from random import Random
 
+from proxy.controlplane.deployment import Deployment, Tell
 from proxy.controlplane.events import EventType
+from proxy.controlplane.instance_life import (
+    Action,
+    FleetParams,
+    Life,
+    Obituary,
+    Phase,
+    Probe,
+    Remove,
+    Start,
+    Stop,
+    Surroundings,
+)
 from proxy.drivers.driver import (
     Changed,
     Died,
-    EngineHealth,
     Instance,
     InstanceEvent,
     Listed,
@@ -36,9 +48,9 @@ from proxy.drivers.driver import (
     Stopping,
 )
 from proxy.drivers.spec import InstanceSpec
-from proxy.policy.replacing import Patience, ReplacementParams, Starts
-from proxy.policy.retiring import CostOfLosing, whom_to_retire
+from proxy.policy.replacing import Starts
 from proxy.policy.retiring import Instance as Candidate
+from proxy.policy.retiring import whom_to_retire
 
 PROBE_S = 0.2
 """Seconds between two checks of an instance that starts: little against any start, and little work."""
@@ -60,159 +72,18 @@ UNAVAILABLE_S = 2.0
 """Pause between starts while the engine does not answer."""
 
 
-class Phase(Enum):
-    """Where in its life an instance is."""
-
-    STARTING = "starting"
-    SERVING = "serving"
-    DRAINING = "draining"
-    STOPPING = "stopping"
-    REMOVING = "removing"
-
-
 @dataclass(frozen=True, slots=True)
-class FleetParams:
-    """What instances are, and how patient one is with them."""
+class _Order:
+    """An instance that was asked for."""
 
-    spec: InstanceSpec
-    start_timeout_s: float
-    """From the moment that it exists: to fetch its image takes as long as it takes."""
-    drain_timeout_s: float
-    replacement: ReplacementParams
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What else is known at one moment."""
-
-    in_flight: Mapping[str, int] = field(default_factory=dict)
-    """Requests and tunnels at each instance, by id."""
-    down: Collection[str] = ()
-    """Ids of those whose health checks fail."""
-    room: int | None = None
-    """How many instances may exist in all, those that are going included; `None` = any number."""
-    may_act: bool = True
-    """Whether the engine may be given orders: it answers, and nobody else does the same."""
-    request_s: float = 0.0
-    """Seconds of work of a request."""
-    cost_of_losing: CostOfLosing = lambda _, __: 0.0
-
-
-# --- What is to be done
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Make an instance; then `on_order`."""
-
-    name: str
-    spec: InstanceSpec
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """Check one that starts; then `on_probe`."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Ask it to end, and make it after its grace; then `on_done`."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Remove:
-    """Take it away; then `on_done`."""
-
-    id: str
-    obituary: "Obituary | None" = None
-    """What is to be told first, with the end of its log."""
-
-
-@dataclass(frozen=True, slots=True)
-class Obituary:
-    """An event about an instance that ended by itself."""
-
-    kind: EventType
-    name: str
-    text: str
-
-
-Action = Start | Probe | Stop | Remove
-
-
-class Life:
-    """One instance."""
-
-    __slots__ = (
-        "failures", "instance", "is_busy", "is_settled", "obituary", "ordered_at", "patience", "phase",
-        "phase_at", "probe_at", "quiet_at", "reason", "retry_at", "seen_at", "serving_since", "stops_by", "verdict",
-    )  # fmt: skip
-
-    def __init__(
-        self, instance: Instance, params: ReplacementParams, ordered_at: float, *, now: float
-    ) -> None:
-        self.instance = instance
-        self.phase = Phase.STARTING
-        self.phase_at = self.seen_at = self.probe_at = self.retry_at = now
-        self.ordered_at = ordered_at
-        self.patience = Patience(params)
-        self.serving_since: float | None = None
-        """Since when it has served; `None` = never."""
-        self.is_settled = False
-        self.stops_by: float | None = None
-        """Somebody else told it to end: when it should have, at the latest."""
-        self.quiet_at: float | None = None
-        """Since when it has had nothing in flight, of one that drains."""
-        self.reason = ""
-        """Why it goes."""
-        self.obituary: Obituary | None = None
-        self.verdict = "not checked yet"
-        """Why the last check failed, of one that starts."""
-        self.is_busy = False
-        """An order or a check is under way."""
-        self.failures = 0
-        """Orders in a row that failed."""
-
-    def __repr__(self) -> str:
-        return f"Life({self.instance.name}, {self.phase.value})"
-
-    @property
-    def is_active(self) -> bool:
-        """Whether it counts as one of those that there should be."""
-        return self.phase in (Phase.STARTING, Phase.SERVING) and self.stops_by is None
-
-    @property
-    def veto(self) -> str:
-        """Why it does not work, in the engine's own words; empty = the engine has nothing against it."""
-        if self.instance.state is not State.RUNNING:
-            return f"it is {self.instance.state.value}"
-        is_unhealthy = self.instance.health is EngineHealth.UNHEALTHY
-        return "the engine's own check of it fails" if is_unhealthy else ""
-
-    @property
-    def leaving(self) -> str:
-        """Why it gets nothing new; empty = it may."""
-        if self.stops_by is not None:
-            return "somebody else told it to end"
-        return "" if self.phase is Phase.SERVING else self.reason or "it goes"
-
-    def enter(self, phase: Phase, reason: str, now: float) -> None:
-        """Go on to `phase`."""
-        self.phase, self.phase_at, self.reason = phase, now, reason
-        self.quiet_at = None
-        self.retry_at, self.failures, self.is_busy = now, 0, False
-
-
-Tell = Callable[[EventType, str, str], None]
+    version: str
+    """Digest of its spec."""
+    at: float
 
 
 class Fleet:
     """The instances of one cluster. `tell` takes events; `known` are the ids of those that served before this control
-    began, and need no check to go on."""
+    began, and need no check to go on; `halted` says why the deployment of this spec was called off before."""
 
     def __init__(
         self,
@@ -223,6 +94,7 @@ class Fleet:
         rng: Random,
         tell: Tell,
         known: Collection[str] = (),
+        halted: str = "",
     ) -> None:
         self.cluster = cluster
         self._owner = owner
@@ -231,8 +103,9 @@ class Fleet:
         self._tell = tell
         self._known = frozenset(known)
         self._lives: dict[str, Life] = {}
-        self._orders: dict[str, float] = {}
-        """Instances that were asked for and have not been seen, by name, with the moment of the order."""
+        self._orders: dict[str, _Order] = {}
+        """Instances that were asked for and have not been seen, by name."""
+        self.deployment = Deployment(cluster, params.spec, params.deploy, tell, halted)
         self._pause_until = -inf
         self.starts = Starts(params.replacement)
         self.started: list[float] = []
@@ -252,9 +125,9 @@ class Fleet:
         return self._lives.values()
 
     @property
-    def spec(self) -> InstanceSpec:
-        """What new ones are made from."""
-        return self._params.spec
+    def old(self) -> int:
+        """Those that start or serve and are of another version than there should be."""
+        return len(self._active(is_new=False))
 
     @property
     def serving(self) -> int:
@@ -296,6 +169,7 @@ class Fleet:
             self._owner, self.is_known = owner, False
             self._lives.clear()
         self._params = params
+        self.deployment.change(params.spec, params.deploy)
         self.starts.change(params.replacement)
 
     def on_event(self, event: InstanceEvent, *, now: float) -> None:
@@ -372,8 +246,8 @@ class Fleet:
         self, name: str, instance: Instance | None, failure: str = "", *, is_unknown: bool = False, now: float
     ) -> None:
         """A start: what came of it, or why nothing did; `is_unknown` = nobody knows whether anything did."""
-        ordered_at = self._orders.get(name)
-        if ordered_at is None:
+        order = self._orders.get(name)
+        if order is None:
             return
         if instance is not None:
             self.on_changed(instance, now=now)
@@ -386,6 +260,7 @@ class Fleet:
         else:
             self.failed_total += 1
             pause_s = self.starts.on_failed(now=now)
+            self.deployment.blame(order.version, failure)
         why = failure or "the engine made something else"
         self._tell(EventType.INSTANCE_FAILED, name, f"{why}; the next start in {pause_s:.0f} s at least")
 
@@ -473,6 +348,7 @@ class Fleet:
         why = life.patience.why_replace(now=now)
         if why is not None:
             self._count_death(life, now)
+            self.deployment.blame(life.instance.spec_digest, why)
             self._retire(life, f"it is replaced: {why}", now)
 
     def _drain(self, life: Life, around: Surroundings, now: float) -> None:
@@ -488,13 +364,30 @@ class Fleet:
             life.enter(Phase.STOPPING, life.reason + cut, now)
 
     def _adjust(self, desired: int, around: Surroundings, now: float) -> list[Action]:
-        active = [life for life in self._lives.values() if life.is_active]
-        missing = desired - len(active) - len(self._orders)
+        new, old = self._active(is_new=True), self._active(is_new=False)
+        sizes = self.deployment.sizes(desired, new, old, around.answers, now=now)
+        actions: list[Action] = []
+        for is_new, count in ((True, sizes.new), (False, sizes.old)):
+            actions += self._adjust_version(is_new, count, around, now)
+        return actions
+
+    def _adjust_version(self, is_new: bool, count: int, around: Surroundings, now: float) -> list[Action]:
+        """Towards `count` instances of the spec that there should be, or of any other."""
+        active = self._active(is_new)
+        ordered = [one for one in self._orders.values() if self.deployment.is_new(one.version) is is_new]
+        missing = count - len(active) - len(ordered)
         if missing < 0:
             candidates = [self._candidate(life, around, now) for life in active]
             for going in whom_to_retire(candidates, -missing, around.cost_of_losing):
                 self._retire(self._lives[going.instance_id], going.reason, now)
-        return [self._order(now) for _ in range(self._may_start(missing, around, now))]
+        spec = self.deployment.spec if is_new else self.deployment.old_spec
+        if spec is None:
+            return []
+        return [self._order(spec, now) for _ in range(self._may_start(missing, around, now))]
+
+    def _active(self, is_new: bool) -> list[Life]:
+        lives = [life for life in self._lives.values() if life.is_active]
+        return [life for life in lives if self.deployment.is_new(life.instance.spec_digest) is is_new]
 
     def _may_start(self, missing: int, around: Surroundings, now: float) -> int:
         allowed = self.starts.allowed(self.starting, now=now)
@@ -503,13 +396,13 @@ class Fleet:
             limits.append(around.room - self.total)
         return max(min(limits), 0) if now >= self._pause_until else 0
 
-    def _order(self, now: float) -> Start:
+    def _order(self, spec: InstanceSpec, now: float) -> Start:
         plain = re.sub(r"[^A-Za-z0-9_.-]", "-", self.cluster)
         name = f"{self._owner}-{plain}-{self._rng.getrandbits(32):08x}"
-        self._orders[name] = now
+        self._orders[name] = _Order(spec.digest(), now)
         self.started_total += 1
         self._tell(EventType.INSTANCE_STARTING, name, f"for cluster {self.cluster}")
-        return Start(name, self._params.spec)
+        return Start(name, spec)
 
     def _candidate(self, life: Life, around: Surroundings, now: float) -> Candidate:
         return Candidate(
@@ -523,11 +416,10 @@ class Fleet:
 
     def _take_on(self, instance: Instance, now: float) -> Life:
         """Ours: ordered just now, found after a restart, or left over."""
-        ordered_at = self._orders.pop(instance.name, None)
-        ordered = now if ordered_at is None else ordered_at
-        life = Life(instance, self._params.replacement, ordered, now=now)
+        order = self._orders.pop(instance.name, None)
+        life = Life(instance, self._params.replacement, order.at if order is not None else now, now=now)
         self._lives[instance.id] = life
-        if ordered_at is not None:
+        if order is not None:
             return life
         if instance.state is State.CREATED:
             life.enter(Phase.REMOVING, "it was left over from a start that was interrupted", now)
@@ -563,6 +455,7 @@ class Fleet:
 
     def _give_up(self, life: Life, why: str, now: float) -> None:
         """It never got healthy, or does not come back: the end of its log is told, and it is removed."""
+        self.deployment.blame(life.instance.spec_digest, why)
         pause_s = self._count_death(life, now)
         text = f"{why}; the next start in {pause_s:.0f} s at least" if pause_s > 0 else why
         kind = EventType.INSTANCE_FAILED if life.serving_since is None else EventType.INSTANCE_DIED

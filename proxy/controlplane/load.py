@@ -5,14 +5,17 @@ time that it took, over the last minute. An instance that has more than it works
 it, and that time is no work: at twice as many as slots, half of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from proxy.policy.admission import DEFAULT_URGENCY
 from proxy.policy.balancer import goes_by_data
+from proxy.policy.deploying import Answers
+from proxy.policy.failures import FailureKind
 from proxy.policy.window import RollingSums
 from proxy.policy.wishes import Load
 from proxy.scoreboard import (
     E_CONNECTS,
+    E_FAILURE_KINDS,
     E_IN_FLIGHT,
     E_LATENCY,
     E_LATENCY_SUM_US,
@@ -31,6 +34,11 @@ from proxy.snapshot import ClusterSpec, EndpointSpec
 
 WINDOW_S = 60.0
 """Seconds over which the time of a request is averaged."""
+
+# An answer 429 is no failure of the version that gives it.
+_FAILED = [
+    E_FAILURE_KINDS + index for index, kind in enumerate(FailureKind) if kind is not FailureKind.RATE_LIMITED
+]
 
 _TURNED_AWAY = (K_QUEUE_REFUSED, K_QUEUE_TIMED_OUT, K_QUEUE_LEFT)
 
@@ -97,20 +105,9 @@ class LoadMeter:
         """Take in what the endpoints' rows say; returns how many requests were sent since the last time."""
         board, workers = self._board, self._board.used_workers
         rows = [spec.slot for spec in endpoints]
-        sent = [
-            sum(words)
-            for words in zip(
-                *(board.endpoint_words(word, workers, rows) for word in (E_CONNECTS, E_REUSED)), strict=True
-            )
-        ]
+        sent = _sums(board, (E_CONNECTS, E_REUSED), rows)
         took_us = board.endpoint_words(E_LATENCY_SUM_US, workers, rows)
-        answers = [
-            sum(words)
-            for words in zip(
-                *(board.endpoint_words(word, workers, rows) for word in range(E_LATENCY, E_REQUESTS)),
-                strict=True,
-            )
-        ]
+        answers = _sums(board, range(E_LATENCY, E_REQUESTS), rows)
         last, self._counted = self._counted, {}
         news = [0, 0, 0]
         for spec, *counts in zip(endpoints, sent, took_us, answers, strict=True):
@@ -133,6 +130,20 @@ class LoadMeter:
         """Requests and tunnels in flight at the endpoint in each of the rows `slots`."""
         counts = self._board.endpoint_words(E_IN_FLIGHT, self._board.used_workers, [*slots.values()])
         return dict(zip(slots, counts, strict=True))
+
+    def answers(self, slots: Mapping[str, int]) -> dict[str, Answers]:
+        """What requests to the endpoint in each of the rows `slots` came to."""
+        board, workers, rows = self._board, self._board.used_workers, [*slots.values()]
+        sent = _sums(board, (E_CONNECTS, E_REUSED), rows)
+        failed = _sums(board, _FAILED, rows)
+        took_us = board.endpoint_words(E_LATENCY_SUM_US, workers, rows)
+        answered = _sums(board, range(E_LATENCY, E_REQUESTS), rows)
+        return {
+            own: Answers(sent, failed, took_us / 1e6, answered)
+            for own, sent, failed, took_us, answered in zip(
+                slots, sent, failed, took_us, answered, strict=True
+            )
+        }
 
     def is_waiting(self, cluster: ClusterSpec) -> bool:
         """Whether any request waits in the queue."""
@@ -163,3 +174,9 @@ class LoadMeter:
         if answers:
             crowd = max(in_flight / samples / slots, 1.0) if slots else 1.0
             self.request_s = took_s / answers / crowd
+
+
+def _sums(board: Scoreboard, words: Iterable[int], rows: Sequence[int]) -> list[int]:
+    """Some words of the endpoints in `rows`, each endpoint's added up over all workers."""
+    found = [board.endpoint_words(word, board.used_workers, rows) for word in words]
+    return [sum(column) for column in zip(*found, strict=True)]

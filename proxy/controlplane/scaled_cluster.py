@@ -15,10 +15,12 @@ from proxy.config.endpoints import NO_SLOT, endpoint_id
 from proxy.config.scaler_schema import Scaler as ScalerSection
 from proxy.config.schema import Cluster
 from proxy.controlplane.events import EventLog, EventType
-from proxy.controlplane.instances import Action, Fleet, FleetParams, Life, Phase, Start, Surroundings
+from proxy.controlplane.instance_life import Action, FleetParams, Life, Phase, Start, Surroundings
+from proxy.controlplane.instances import Fleet
 from proxy.controlplane.load import LoadMeter
 from proxy.drivers.driver import Usage
 from proxy.drivers.spec import InstanceSpec
+from proxy.policy.deploying import Answers, DeployParams, Stage
 from proxy.policy.replacing import ReplacementParams
 from proxy.policy.scaling import Decision, Hold, Scaler
 from proxy.policy.scaling_params import ScalingParams
@@ -27,6 +29,7 @@ from proxy.scoreboard import (
     Z_COLD_STARTS,
     Z_GOING,
     Z_GROWN,
+    Z_HALTED,
     Z_INSTANCE_MS,
     Z_PINNED,
     Z_SERVING,
@@ -52,6 +55,11 @@ def fleet_params(cluster: Cluster) -> FleetParams:
         spec=spec,
         start_timeout_s=scaler.start_timeout,
         drain_timeout_s=scaler.drain_timeout,
+        deploy=DeployParams(
+            max_surge=scaler.deploy.max_surge,
+            max_unavailable=scaler.deploy.max_unavailable,
+            bake_s=scaler.deploy.bake,
+        ),
         replacement=ReplacementParams(restart_grace_s=scaler.restart_grace, max_restarts=scaler.max_restarts),
     )
 
@@ -82,7 +90,15 @@ class ScaledCluster:
         self._board = board
         self._events = events
         self.row = board.scaling_row(spec.slot)
-        self.fleet = Fleet(config.name, owner, fleet_params(config), rng=rng, tell=events.tell, known=known)
+        self.fleet = Fleet(
+            config.name,
+            owner,
+            fleet_params(config),
+            rng=rng,
+            tell=events.tell,
+            known=known,
+            halted=self._halted_before(config),
+        )
         decided, pinned = self.row[Z_TARGET], self.row[Z_PINNED]
         self.scaler = Scaler(params, decided - 1 if decided else None)
         self.pinned = pinned - 1 if pinned else None
@@ -111,7 +127,7 @@ class ScaledCluster:
     @property
     def instance_spec(self) -> InstanceSpec:
         """What its instances are made from."""
-        return self.fleet.spec
+        return self.fleet.deployment.spec
 
     @property
     def claims(self) -> tuple[float, int]:
@@ -130,6 +146,10 @@ class ScaledCluster:
         self.config, self.section, self.params, self.is_closing = config, config.scaler, params, False
         self.fleet.change(fleet_params(config), owner)
         self.scaler.change(params)
+
+    def retry_deploy(self) -> None:
+        """Somebody wants a deployment that was called off to be tried again."""
+        self.fleet.deployment.retry()
 
     def forget(self) -> None:
         """Nothing of what was decided or counted is kept."""
@@ -168,6 +188,8 @@ class ScaledCluster:
         self.fleet.started.clear()
         actions = self.fleet.step(self.desired, around, now=now)
         self._note_cold_start(actions)
+        is_halted = self.fleet.deployment.rollout.stage is Stage.HALTED
+        self.row[Z_HALTED] = _word(self.fleet.deployment.version) if is_halted else 0
         return actions
 
     def in_flight(self) -> dict[str, int]:
@@ -183,6 +205,16 @@ class ScaledCluster:
     def request_s(self) -> float:
         """Seconds of work of a request."""
         return self._meter.request_s
+
+    def answers(self) -> dict[str, Answers]:
+        """What requests to each instance came to, by id; only while a deployment compares them."""
+        is_compared = self.fleet.deployment.rollout.is_under_way
+        return self._meter.answers(self._slots) if is_compared else {}
+
+    def _halted_before(self, config: Cluster) -> str:
+        """Why the deployment of what `config` says was called off before this control began, if it was."""
+        is_same = self.row[Z_HALTED] == _word(fleet_params(config).spec.digest())
+        return "it was called off before control restarted" if is_same else ""
 
     def _note_slots(self) -> None:
         rows = {spec.instance: spec.slot for spec in self.spec.endpoints if spec.instance}
@@ -279,11 +311,13 @@ class ScaledCluster:
             "reason": self.reason,
             "start_s": round(self.scaler.start_s, 3),
             "failed_starts_in_a_row": fleet.starts.failed,
+            "deploy": fleet.deployment.document(fleet.old, now=self._stepped_at),
             "instances": [
                 {
                     "name": life.instance.name,
                     "id": life.instance.id,
                     "phase": life.phase.value,
+                    "version": life.instance.spec_digest,
                     "address": str(life.instance.addresses[0]) if life.instance.addresses else None,
                     "note": life.reason
                     or life.veto
@@ -292,6 +326,11 @@ class ScaledCluster:
                 for life in fleet.lives
             ],
         }
+
+
+def _word(version: str) -> int:
+    """A digest as far as it fits into a word."""
+    return int(version, 16) >> 1
 
 
 def _endpoint(cluster: Cluster, life: Life) -> EndpointSpec:

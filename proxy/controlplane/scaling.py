@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from functools import partial
+from math import inf
 from random import Random
 from typing import Any
 
@@ -24,7 +25,7 @@ from proxy.controlplane.drains import UnknownTarget
 from proxy.controlplane.engines import Engines
 from proxy.controlplane.events import EventLog, EventType
 from proxy.controlplane.instance_checks import InstanceChecks
-from proxy.controlplane.instances import Action, Probe, Remove, Start, Stop, Surroundings
+from proxy.controlplane.instance_life import Action, Probe, Remove, Start, Stop, Surroundings
 from proxy.controlplane.membership import Membership
 from proxy.controlplane.residency import Residencies
 from proxy.controlplane.scaled_cluster import ScaledCluster
@@ -41,6 +42,9 @@ _log = logging.getLogger(__name__)
 
 LOOK_S = 0.2
 """Seconds between two looks at everything."""
+
+COMPLAIN_S = 60.0
+"""Seconds between two tracebacks in the log."""
 
 LOG_LINES = 20
 """Lines from the end of a log that an event tells."""
@@ -76,6 +80,7 @@ class Scaling:
         self._checks = InstanceChecks()
         self._task: asyncio.Task[None] | None = None
         self._is_awake = False
+        self._complain_at = -inf
 
     def __repr__(self) -> str:
         return f"Scaling({[*self._clusters.values()]})"
@@ -109,6 +114,13 @@ class Scaling:
         for. Raises `UnknownTarget` when there is no such cluster, or it has no scaler."""
         one = self._find(name)
         one.pin(count, taken=self._taken(one), now=self._clock.monotonic())
+        self._look_at(one)
+        return one.document()
+
+    def retry_deploy(self, name: str) -> dict[str, Any]:
+        """Try a deployment again that was called off. Raises `UnknownTarget`."""
+        one = self._find(name)
+        one.retry_deploy()
         self._look_at(one)
         return one.document()
 
@@ -175,11 +187,14 @@ class Scaling:
                     self._membership.put(SCALER, one.name, ())
 
     def _guarded(self, one: ScaledCluster, call: Callable[[], None]) -> None:
-        """One cluster's trouble is not the others'."""
+        """One cluster's trouble is not the others', and is told once in a while."""
         try:
             call()
         except Exception:
-            _log.exception("the scaler of cluster %s failed", one.name)
+            now = self._clock.monotonic()
+            if now >= self._complain_at:
+                self._complain_at = now + COMPLAIN_S
+                _log.exception("the scaler of cluster %s failed", one.name)
 
     def _look_at(self, one: ScaledCluster) -> None:
         one.spec = self._spec(one.name) or one.spec
@@ -200,6 +215,7 @@ class Scaling:
             may_act=may_act,
             request_s=one.request_s,
             cost_of_losing=self._cost_of_losing(one),
+            answers=one.answers(),
         )
 
     def _down(self, one: ScaledCluster) -> Collection[str]:

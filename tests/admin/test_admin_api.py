@@ -69,6 +69,9 @@ class Daemon:
             raise UnknownTarget("cluster 'plain' has no scaler")
         return {"cluster": name, "count": count}
 
+    def retry_deploy(self, name):
+        return self.scale(name, -1)
+
     async def explain(self, question):
         self.asked = question
         if question.cluster == "none":
@@ -500,5 +503,15 @@ def test_scale(run):
             refused = await client.get("/api/v1/clusters/plain/scale?instances=1", method="POST")
             assert (refused.status, refused.json["message"]) == (404, "cluster 'plain' has no scaler")
             assert (await client.get("/api/v1/clusters/etl/scale?mode=auto")).status == 405
+
+    run(main)
+
+
+def test_a_deployment_is_tried_again(run):
+    async def main():
+        async with serving(Daemon()) as client:
+            reply = await client.get("/api/v1/clusters/etl/deploy/retry", method="POST")
+            assert reply.json == {"cluster": "etl", "count": -1}
+            assert (await client.get("/api/v1/clusters/plain/deploy/retry", method="POST")).status == 404
 
     run(main)

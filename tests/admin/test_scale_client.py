@@ -10,6 +10,7 @@ from proxy.admin.scale_client import ask_scale
 
 ANSWER = {
     "desired": 5, "serving": 3, "starting": 2, "going": 0, "dry_run": False, "reason": "set to 5 by hand",
+    "deploy": {"stage": "none"},
 }  # fmt: skip
 
 

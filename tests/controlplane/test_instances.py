@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from proxy.controlplane.events import EventType
-from proxy.controlplane.instances import Fleet, FleetParams, Phase, Probe, Remove, Start, Stop, Surroundings
+from proxy.controlplane.instance_life import FleetParams, Phase, Probe, Remove, Start, Stop, Surroundings
+from proxy.controlplane.instances import Fleet
 from proxy.drivers.driver import EngineHealth, Instance, State
 from proxy.drivers.spec import ProcessSpec
 from proxy.model import TcpAddress
@@ -75,7 +76,9 @@ class World:
 
 
 def instance(own, **more):
-    more = {"name": own, "owner": "us", "state": State.RUNNING, "started_at": 1.0, **more}
+    more = {
+        "name": own, "owner": "us", "state": State.RUNNING, "started_at": 1.0, "spec_digest": SPEC.digest(), **more,
+    }  # fmt: skip
     return Instance(own, cluster="etl", addresses=(TcpAddress("127.0.0.1", 9000),), **more)
 
 

@@ -66,7 +66,14 @@ class Engine:
         own = f"{order.cluster}-{len(self.calls)}"
         address = TcpAddress("127.0.0.1", 9000 + len(self.calls))
         made = Instance(
-            own, order.name, order.cluster, State.RUNNING, (address,), owner="homeport", started_at=1.0
+            own,
+            order.name,
+            order.cluster,
+            State.RUNNING,
+            (address,),
+            owner="homeport",
+            started_at=1.0,
+            spec_digest=order.spec.digest(),
         )
         self.there[own] = made
         self.tell(Changed(made))

@@ -259,3 +259,45 @@ def test_a_dry_run_says_what_it_would_do(start: Any) -> None:
     began = time.monotonic()
     assert get(daemon)[0] == 503 and time.monotonic() - began < LIMIT_S
     assert section(daemon)["starts_total"] == 0
+
+
+def versions(daemon: Daemon) -> set[str]:
+    """Those of all instances that there are."""
+    return {one["version"] for one in section(daemon)["instances"]}
+
+
+def test_a_changed_process_replaces_instances_without_a_failed_request(start: Any) -> None:
+    daemon = start(scaled(deploy={"bake": "1s"}))
+    wait_for(lambda: has(daemon, 2), "two instances", LONG_S)
+    first = versions(daemon)
+    load = Load(daemon, clients=3, seconds=0.02)
+    daemon.config["clusters"][0]["scaler"]["process"]["environment"] = {"RELEASE": "2"}
+    daemon.rewrite()
+    told(daemon, "is to replace 2 instances")
+    shown = ask(daemon, "deploy", "etl")
+    wait_for(lambda: has(daemon, 2) and versions(daemon).isdisjoint(first), "others in their place", LONG_S)
+    load.end()
+    assert shown.returncode == 0 and "all of version" in shown.stdout.splitlines()[-1]
+    assert load.failures == [] and load.answered > 20
+
+
+def test_a_version_that_never_gets_healthy_is_called_off(start: Any) -> None:
+    daemon = start(scaled(start_timeout="1s", deploy={"bake": "1s"}))
+    wait_for(lambda: has(daemon, 2), "two instances", LONG_S)
+    first = pids(daemon)
+    command = daemon.config["clusters"][0]["scaler"]["process"]["command"]
+    daemon.config["clusters"][0]["scaler"]["process"]["command"] = [*command, "--never"]
+    daemon.rewrite()
+    told(daemon, "called off, the old ones stay: a new one failed: not healthy within 1 s")
+    wait_for(lambda: has(daemon, 2), "the new one to be gone", LONG_S)
+    assert pids(daemon) == first
+    os.kill(first[0], signal.SIGKILL)
+    wait_for(lambda: has(daemon, 2) and first[0] not in pids(daemon), "an old one in its place", LONG_S)
+    shown = ask(daemon, "deploy", "etl")
+    assert shown.returncode == 1 and "called off: a new one failed" in shown.stdout
+    daemon.config["clusters"][0]["scaler"]["process"]["command"] = command
+    daemon.rewrite()
+    wait_for(
+        lambda: section(daemon)["deploy"]["stage"] == "none", "the old version to be right again", LONG_S
+    )
+    wait_for(lambda: has(daemon, 2), "two instances still", LONG_S)

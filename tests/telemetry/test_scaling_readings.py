@@ -13,7 +13,15 @@ from proxy.telemetry.processes import State, WorkerReport
 from proxy.telemetry.status import DaemonView, clusters_document, status_document
 
 SNAPSHOT = Snapshot(1, (), (ClusterSpec("etl", slot=1), ClusterSpec("plain", slot=0)), ())
-SAID = {"desired": 3, "serving": 2, "starting": 1, "going": 0, "dry_run": False, "reason": "a burst"}
+SAID = {
+    "desired": 3,
+    "serving": 2,
+    "starting": 1,
+    "going": 0,
+    "dry_run": False,
+    "reason": "a burst",
+    "deploy": {"stage": "baking"},
+}
 WORDS = {
     sb.Z_TARGET: 4, sb.Z_PINNED: 4, sb.Z_SERVING: 2, sb.Z_STARTING: 1, sb.Z_GROWN: 5, sb.Z_SHRUNK: 4,
     sb.Z_STARTS: 9, sb.Z_STARTS_FAILED: 1, sb.Z_COLD_STARTS: 2, sb.Z_WAITED: 7, sb.Z_INSTANCE_MS: 12_500,
@@ -45,7 +53,7 @@ def test_documents(board):
 def test_for_people(board):
     status = status_document(view_of(board))
     status["clusters"] = clusters_document(view_of(board))["clusters"]
-    assert "etl: 2 of 3 instances serve, 1 start; a burst\n" in render_plain(status)
+    assert "etl: 2 of 3 instances serve, 1 start; a burst; deployment baking\n" in render_plain(status)
 
 
 def test_metrics(board):
