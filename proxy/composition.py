@@ -29,7 +29,7 @@ from proxy.controlplane.parent_link import ParentGone, Publisher
 from proxy.controlplane.reloading import ReloadOutcome, ReloadReport, Reloads, Trigger
 from proxy.controlplane.residency import Residencies
 from proxy.controlplane.resilience import Resilience
-from proxy.controlplane.resolver import Lookup, system_lookup
+from proxy.controlplane.resolver import Lookup, SystemLookup
 from proxy.controlplane.scaling import Scaling
 from proxy.controlplane.slots import SlotReaper, held_slots
 from proxy.controlplane.sources import Sources, known_addresses
@@ -83,7 +83,7 @@ class Control:
         rows: Rows | None = None,
         mailbox: Channel | None = None,
         posts: Posts | None = None,
-        lookup: Lookup = system_lookup,
+        lookup: Lookup | None = None,
         faults: Sequence[Fault] = (),
     ) -> None:
         self._config = config
@@ -94,7 +94,7 @@ class Control:
         self._workers = workers
         self._clock = clock
         self._rng = rng
-        self._lookup = lookup
+        self._lookup = lookup = lookup or SystemLookup()
         self._snapshot = previous
         self._addresses: tuple[Address, ...] = ()
         self._sources: Sources | None = None
@@ -160,15 +160,18 @@ class Control:
     async def start(self) -> None:
         """Open the admin API, resolve names, publish the first snapshot and keep it current.
 
-        Takes as long as the slowest name, at most the resolver's time limit; a name that cannot be resolved
-        has no endpoints for now. Raises ConfigError, and then nothing runs.
+        Takes as long as the slowest name without an address, at most the resolver's time limit; a name that cannot be
+        resolved has no endpoints for now. Raises ConfigError, and then nothing runs.
         """
         self._tasks = [spawn(self._beat(), name="heartbeat")]
         try:
             served = self._snapshot
+            if served is not None:
+                # Before whatever takes time: workers leave their circuits to a control whose heart beats.
+                self._go_by(self._config, served)
             sources = await self._new_sources(self._config, known_addresses(served), served_material(served))
             await self._admin.start()
-            await sources.resolver.resolve_all()
+            await sources.resolver.resolve_missing()
             self._sources = sources
             self._counts.show(sources)
             await self._publish(sources, self._config, self._source)
@@ -235,6 +238,10 @@ class Control:
             _log.error("the parent does not answer, another control may fare better: %s", error)
             self.is_useless.set()
             raise
+        self._go_by(config, snapshot)
+
+    def _go_by(self, config: Config, snapshot: Snapshot) -> None:
+        """Watch over what is served, `snapshot`, as `config` says."""
         self._snapshot = snapshot
         self._drained = frozenset(snapshot.drained_listeners)
         self.residencies.update(snapshot)

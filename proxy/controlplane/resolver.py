@@ -1,13 +1,15 @@
 """Host names of endpoints to addresses, again and again.
 
-Each name is looked up by the system's resolver (hosts file, search domains and Docker's DNS included) in a
-thread, at its own interval. The answer's time to live is not used: getaddrinfo does not tell it, and an
-interval of tens of seconds is what container names need. Rules:
+Each name is looked up by the system's resolver (hosts file, search domains and Docker's DNS included), which blocks a
+thread, at its own interval. The answer's time to live is not used: getaddrinfo does not tell it, and an interval of
+tens of seconds is what container names need. Rules:
 
 - A failure keeps the last good addresses; traffic goes on. It is counted, and logged when it begins and when
   it ends.
 - A name that never had an address is tried again soon, at doubling intervals up to its own: a container that
   starts after Homeport is found within seconds.
+- Addresses of whoever watched before (a reload, another control) hold at once; the name is looked up again at a random
+  moment of its interval.
 - One family per name: its IPv4 addresses, or the IPv6 ones when it has no IPv4. With both, a dual-stacked
   host would be two endpoints and get twice its share, and `localhost` would send half the requests to a port
   nobody listens on.
@@ -19,7 +21,9 @@ import asyncio
 import logging
 import random
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -43,6 +47,12 @@ MAX_RETRY_S = 30.0
 JITTER_RATIO = 0.1
 """Intervals are spread by this share to both sides, so that names do not ask all at once for ever."""
 
+QUICK_LOOKUPS = 48
+"""Lookups at once; more wait their turn."""
+
+SLOW_LOOKUPS = 16
+"""Besides, of names whose last lookup took longer than `TIME_LIMIT_S`."""
+
 MAX_ADDRESSES = 64
 """Addresses taken of one name; the lowest ones."""
 
@@ -64,9 +74,57 @@ class WatchedName:
         return f"{self.host}:{self.port}"
 
 
-async def system_lookup(host: str, port: int) -> Sequence[tuple[Any, ...]]:
-    """The system's resolver, in a thread of the running loop."""
-    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+class SystemLookup:
+    """The system's resolver, in threads of its own; a `Lookup`.
+
+    glibc takes 10 s and more to give up a name (resolv.conf(5): `timeout` times `attempts`, for each name server), and
+    a loop has a handful of threads, which it needs for other things too. Names that took long the last time have
+    threads apart: they hold up one another alone. The threads of lookups that hang do not hold up the program's end.
+    """
+
+    def __init__(self) -> None:
+        self._quick = asyncio.Semaphore(QUICK_LOOKUPS)
+        self._slow = asyncio.Semaphore(SLOW_LOOKUPS)
+        self._slow_hosts: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<SystemLookup slow={sorted(self._slow_hosts)}>"
+
+    async def __call__(self, host: str, port: int) -> Sequence[tuple[Any, ...]]:
+        """Whoever is cancelled leaves the thread behind, which counts until it has its answer."""
+        room = self._slow if host in self._slow_hosts else self._quick
+        await room.acquire()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Sequence[tuple[Any, ...]]] = loop.create_future()
+        takes_long = loop.call_later(TIME_LIMIT_S, self._slow_hosts.add, host)
+
+        def on_end(found: Sequence[tuple[Any, ...]], error: Exception | None) -> None:
+            room.release()
+            if loop.time() < takes_long.when():
+                self._slow_hosts.discard(host)
+            takes_long.cancel()
+            if answer.cancelled():
+                return
+            if error is None:
+                answer.set_result(found)
+            else:
+                answer.set_exception(error)
+
+        def ask() -> None:
+            found: Sequence[tuple[Any, ...]] = ()
+            failure: Exception | None = None
+            try:
+                found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            except Exception as error:
+                failure = error
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(on_end, found, failure)
+
+        try:
+            threading.Thread(target=ask, name=f"lookup {host}", daemon=True).start()
+        except RuntimeError as error:
+            on_end((), OSError(f"no thread to ask in: {error}"))
+        return await answer
 
 
 class Resolver:
@@ -79,7 +137,7 @@ class Resolver:
         *,
         clock: Clock,
         rng: random.Random,
-        lookup: Lookup = system_lookup,
+        lookup: Lookup,
         known: Mapping[str, tuple[TcpAddress, ...]] | None = None,
     ) -> None:
         """`known` are the last good addresses by `host:port`, of whoever watched before."""
@@ -139,11 +197,13 @@ class Resolver:
 
     async def _watch(self, name: "_Name") -> None:
         retry_s = FIRST_RETRY_S
+        longest_s = name.spec.refresh_s
         while True:
-            longest_s = name.spec.refresh_s
             if not name.addresses:
                 wait_s = min(retry_s, MAX_RETRY_S, longest_s or MAX_RETRY_S)
                 retry_s = min(2 * retry_s, MAX_RETRY_S)
+            elif not name.lookups_total:
+                wait_s = self._rng.uniform(0.0, longest_s)
             elif longest_s:
                 wait_s = longest_s
             else:

@@ -18,7 +18,9 @@ from proxy.controlplane.slots import KEEP_S, held_slots
 from proxy.controlplane.sources import Sources, known_addresses, watched_names
 from proxy.controlplane.startup import first_config
 from proxy.errors import ConfigError
+from proxy.mailbox import Channel
 from proxy.model import TcpAddress
+from proxy.policy.breaker import CircuitState, unpack
 from proxy.scoreboard import (
     C_HEARTBEAT_MS,
     C_RELOAD_REFUSED_LAST,
@@ -30,6 +32,7 @@ from proxy.scoreboard import (
     SLOT_SERVING,
     STATE_RUNNING,
     W_GENERATION,
+    X_CIRCUIT,
     Scoreboard,
 )  # fmt: skip
 from proxy.snapshot_codec import rows_of
@@ -493,6 +496,55 @@ def test_the_next_control_goes_on_where_the_last_one_ended():
         assert sorted(held.slot(each) for each in held.ids) == [0, 1, 2, 3, 4]
         assert sum(name.startswith("(") for name in held.ids) == 2
         assert known_addresses(last) == {"query:9000": (TcpAddress("10.0.0.2", 9000),)}
+        await world.control.stop()
+
+    run(main)
+
+
+def test_circuits_are_looked_after_while_names_of_the_next_control_hang():
+    """A heart that beats means that workers leave their circuits to it."""
+
+    async def main():
+        world = World()
+        await world.control.start()
+        await world.control.stop()
+        last = world.published[-1]
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        mailbox = Channel(theirs)
+        endless = asyncio.Event()
+
+        async def hang(host, port):
+            await endless.wait()
+
+        world.control = world.new_control(previous=last, rows=rows_of(last), mailbox=mailbox, lookup=hang)
+        starting = asyncio.ensure_future(world.control.start())
+        slot = last.clusters[0].endpoints[0].slot
+        for _ in range(5):
+            ours.send(b'{"result": %d, "circuit": 0, "kind": "reset"}' % slot)
+        while unpack(world.board.standing_row(slot)[X_CIRCUIT]).state is not CircuitState.OPEN:
+            await asyncio.sleep(0)
+        assert not starting.done() and len(world.published) == 1
+        endless.set()
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        ours.close()
+        mailbox.close()
+
+    run(main)
+
+
+def test_known_names_hold_up_nobody_and_are_asked_again_soon():
+    async def main():
+        world = World(TEXT.replace(b', {address: "late:1"}', b""))
+        await world.control.start()
+        await world.control.stop()
+        last = world.published[-1]
+        world.hosts["query"] = ["10.0.0.2"]
+        world.control = world.new_control(previous=last, rows=rows_of(last))
+        await world.control.start()
+        assert world.published[-1].clusters == last.clusters
+        await world.clock.wake(10.0)
+        assert world.addresses()["etl"] == ["10.0.0.2:9000", "10.0.0.9:9000"]
         await world.control.stop()
 
     run(main)

@@ -4,17 +4,19 @@ import asyncio
 import logging
 import random
 import socket
+import threading
 
 import pytest
 
+from proxy.controlplane import resolver as resolver_module
 from proxy.controlplane.resolver import (
     JITTER_RATIO,
     MAX_ADDRESSES,
     TIME_LIMIT_S,
     Resolver,
+    SystemLookup,
     WatchedName,
     select_addresses,
-    system_lookup,
 )
 from proxy.model import TcpAddress
 
@@ -183,6 +185,26 @@ def test_refresh_0_ends_with_the_first_success():
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("refresh_s", [30.0, 0.0])
+def test_addresses_of_somebody_else_are_looked_up_again_within_the_interval(refresh_s):
+    async def main():
+        clock, changes, dns = FakeClock(), Changes(), Dns(query=answer("10.0.0.2"))
+        known = {"query:9000": (TcpAddress("10.0.0.1", 9000),)}
+        name = WatchedName("query", 9000, refresh_s)
+        changes.resolver = Resolver(
+            [name], changes, clock=clock, rng=random.Random(1), lookup=dns, known=known
+        )
+        await changes.resolver.resolve_missing()
+        changes.resolver.start()
+        await settle()
+        assert dns.asked == []
+        await clock.advance(refresh_s * (1 + JITTER_RATIO))
+        assert changes.seen == [{"query:9000": ["10.0.0.2"]}]
+        await changes.resolver.stop()
+
+    asyncio.run(main())
+
+
 def test_a_lookup_that_hangs_is_not_started_again_and_its_late_answer_counts():
     async def main():
         hang = asyncio.get_running_loop().create_future()
@@ -249,5 +271,96 @@ def test_one_family_sorted_each_once(hosts, expected):
 
 
 def test_the_systems_resolver_knows_localhost():
-    answers = asyncio.run(system_lookup("localhost", 9000))
-    assert TcpAddress("127.0.0.1", 9000) in select_addresses(answers)
+    async def main():
+        answers = await SystemLookup()("localhost", 9000)
+        assert TcpAddress("127.0.0.1", 9000) in select_addresses(answers)
+
+    asyncio.run(main())
+
+
+class SlowDns:
+    """A getaddrinfo that hangs on some hosts until it is told to go on."""
+
+    def __init__(self, monkeypatch):
+        self.hanging = set()
+        self.asked = []
+        self._is_released = threading.Condition()
+        monkeypatch.setattr(resolver_module.socket, "getaddrinfo", self._answer)
+
+    def _answer(self, host, port, **_):
+        with self._is_released:
+            self.asked.append(host)
+            self._is_released.wait_for(lambda: host not in self.hanging, 30.0)
+        if host == "nobody":
+            raise GONE
+        return answer("10.0.0.1", port=port)
+
+    def release(self):
+        with self._is_released:
+            self.hanging = set()
+            self._is_released.notify_all()
+
+
+def test_names_that_hang_hold_up_no_other(monkeypatch):
+    async def main():
+        dns, lookup = SlowDns(monkeypatch), SystemLookup()
+        dns.hanging = {f"h{index}" for index in range(20)}
+        slow = [asyncio.ensure_future(lookup(host, 1)) for host in dns.hanging]
+        await settle()
+        assert select_addresses(await lookup("query", 9000)) == (TcpAddress("10.0.0.1", 9000),)
+        with pytest.raises(socket.gaierror):
+            await lookup("nobody", 9000)
+        assert not any(each.done() for each in slow)
+        dns.release()
+        assert all(await asyncio.gather(*slow))
+
+    asyncio.run(asyncio.wait_for(main(), 20.0))
+
+
+def test_names_that_hung_last_have_threads_apart_until_they_answer_in_time(monkeypatch):
+    """With two threads for all and one for those that took long."""
+
+    async def main():
+        dns, lookup = SlowDns(monkeypatch), SystemLookup()
+        dns.hanging = {"h1", "h2"}
+        first = [asyncio.ensure_future(lookup(host, 1)) for host in ("h1", "h2")]
+        while repr(lookup) != "<SystemLookup slow=['h1', 'h2']>":
+            await asyncio.sleep(0)
+        first.append(asyncio.ensure_future(lookup("query", 1)))
+        await settle()
+        assert not first[2].done() and sorted(dns.asked) == ["h1", "h2"]
+        first[0].cancel()  # its thread hangs on
+        await settle()
+        assert not first[2].done() and len(dns.asked) == 2
+        dns.release()
+        await asyncio.gather(*first[1:])
+
+        dns.hanging = {"h1", "h2"}
+        again = [asyncio.ensure_future(lookup(host, 1)) for host in ("h1", "h2")]
+        await settle()
+        await asyncio.gather(lookup("query", 1), lookup("other", 1))
+        assert dns.asked.count("h1") == 2 and dns.asked.count("h2") == 1
+        dns.release()
+        await asyncio.gather(*again)
+        monkeypatch.setattr(resolver_module, "TIME_LIMIT_S", 20.0)
+        await asyncio.gather(lookup("h1", 1), lookup("h2", 1))
+        assert repr(lookup) == "<SystemLookup slow=[]>"
+
+    for name, value in (("QUICK_LOOKUPS", 2), ("SLOW_LOOKUPS", 1), ("TIME_LIMIT_S", 0.01)):
+        monkeypatch.setattr(resolver_module, name, value)
+    asyncio.run(asyncio.wait_for(main(), 20.0))
+
+
+def test_where_no_thread_can_be_had_a_lookup_fails(monkeypatch):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    async def main():
+        lookup = SystemLookup()
+        for _ in range(3):
+            with pytest.raises(OSError, match="no thread to ask in"):
+                await lookup("query", 1)
+
+    monkeypatch.setattr(resolver_module, "QUICK_LOOKUPS", 2)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    asyncio.run(asyncio.wait_for(main(), 20.0))

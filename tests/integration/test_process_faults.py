@@ -108,7 +108,7 @@ def test_control_dies_or_hangs(pair: Daemon, crowd: Crowd, faults: Faults, numbe
     assert after["clusters"][0]["endpoint_count"] == before["clusters"][0]["endpoint_count"] > 0
     counted += crowd.assert_served()
     assert answered(pair) == counted
-    assert pair.metrics()["homeport_dns_lookups_total"] > lookups
+    assert pair.metrics()["homeport_dns_lookups_total"] >= lookups > 0
     assert "traffic goes on" in pair.stderr()
 
 

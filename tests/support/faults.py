@@ -31,12 +31,11 @@ if ROLE == "control" and is_on("slow-control"):
     time.sleep(1.0)
 if ROLE == "control" and is_on("dns-down"):
     import socket
-    from proxy.controlplane import resolver
 
-    async def system_lookup(host, port):
+    def getaddrinfo(*_, **__):
         raise socket.gaierror(socket.EAI_AGAIN, "no name server answers")
 
-    resolver.system_lookup = system_lookup
+    socket.getaddrinfo = getaddrinfo
 """
 
 WORKER_CRASHES = "worker-crashes"
