@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from proxy.admin.api import AdminServer
@@ -21,7 +22,7 @@ from proxy.config.pending import pending
 from proxy.config.schema import Config
 from proxy.controlplane.cores import auto_workers
 from proxy.controlplane.counts import SourceCounts
-from proxy.controlplane.drains import DrainReport, check_listener, find_endpoints, without_listeners
+from proxy.controlplane.drains import DrainReport, Drains, check_listener, find_endpoints
 from proxy.controlplane.events import EventLog, EventType
 from proxy.controlplane.explaining import Explainer, Question
 from proxy.controlplane.membership import Membership
@@ -44,7 +45,7 @@ from proxy.scoreboard import (
     Scoreboard,
 )
 from proxy.snapshot import Snapshot
-from proxy.snapshot_codec import Rows
+from proxy.snapshot_codec import Legacy
 from proxy.tasks import spawn
 from proxy.telemetry.metrics import MetricsPage
 from proxy.telemetry.processes import worker_report
@@ -64,9 +65,9 @@ APPLY_LOOK_S = 0.02
 
 class Control:
     """Runs the control side of one daemon. `previous` is the snapshot that is served already, by whoever was control
-    before, and `rows` what it names, also when it cannot be read; `workers` overrides the configuration's number; what
-    workers report comes to `mailbox`, if there is one, and `posts` are theirs; `faults` are those for which the file is
-    not served, but what was before."""
+    before, and `legacy` what goes on from it, also when it cannot be read; `workers` overrides the configuration's
+    number; what workers report comes to `mailbox`, if there is one, and `posts` are theirs; `faults` are those for
+    which the file is not served, but what was before."""
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class Control:
         clock: Clock,
         rng: random.Random,
         previous: Snapshot | None = None,
-        rows: Rows | None = None,
+        legacy: Legacy | None = None,
         mailbox: Channel | None = None,
         posts: Posts | None = None,
         lookup: Lookup | None = None,
@@ -98,7 +99,9 @@ class Control:
         self._snapshot = previous
         self._addresses: tuple[Address, ...] = ()
         self._sources: Sources | None = None
-        self._slots = held_slots(rows, board)
+        legacy = legacy or Legacy()
+        self._known_addresses = known_addresses(legacy)
+        self._slots = held_slots(legacy, board)
         self._reaper = SlotReaper(self._slots, board)
         self._counts = SourceCounts(board)
         self.events = EventLog(clock)
@@ -108,10 +111,9 @@ class Control:
         self._explainer = Explainer(board, posts)
         self.residencies = Residencies(board, posts, clock=clock, rng=rng)
         """Who holds which data, and what would be lost with it."""
-        known = rows.endpoints if rows else ()
         takers = {**self.residencies.takers, "explained": self._explainer.take}
         self._resilience = Resilience(
-            board, self.events, clock=clock, rng=rng, known=known, mailbox=mailbox, takers=takers
+            board, self.events, clock=clock, rng=rng, known=legacy.endpoints, mailbox=mailbox, takers=takers
         )
         self._membership = Membership(self._on_membership, previous)
         """What was found besides the configuration."""
@@ -126,8 +128,7 @@ class Control:
             clock=clock,
             rng=rng,
         )
-        self._drained = frozenset(previous.drained_listeners if previous is not None else ())
-        """Names of listeners that an operator drained."""
+        self._drains = Drains(frozenset(legacy.drained_listeners), tuple(legacy.drained_endpoints))
         self._metrics = MetricsPage(board, lambda: self._snapshot, clock)
         self._admin = self._new_admin(config)
         self._leaving: asyncio.Task[None] | None = None
@@ -169,7 +170,7 @@ class Control:
             if served is not None:
                 # Before whatever takes time: workers leave their circuits to a control whose heart beats.
                 self._go_by(self._config, served)
-            sources = await self._new_sources(self._config, known_addresses(served), served_material(served))
+            sources = await self._new_sources(self._config, self._known_addresses, served_material(served))
             await self._admin.start()
             await sources.resolver.resolve_missing()
             self._sources = sources
@@ -243,7 +244,7 @@ class Control:
     def _go_by(self, config: Config, snapshot: Snapshot) -> None:
         """Watch over what is served, `snapshot`, as `config` says."""
         self._snapshot = snapshot
-        self._drained = frozenset(snapshot.drained_listeners)
+        self._drains = replace(self._drains, listeners=frozenset(snapshot.drained_listeners))
         self.residencies.update(snapshot)
         self._resilience.update(config, snapshot)
         self._resilience.set_leaving(self._departures())
@@ -251,7 +252,7 @@ class Control:
 
     def _build(self, sources: Sources, generation: int) -> Snapshot:
         snapshot = sources.build(generation, self._slots, self._membership.found)
-        return without_listeners(snapshot, self._drained)
+        return self._drains.apply_to(snapshot)
 
     def _departures(self) -> dict[str, str]:
         return self._membership.departures(member.spec for member in self._resilience.standings)
@@ -355,27 +356,31 @@ class Control:
     # ------------------------------------------------------------------ drains
 
     def set_drained(self, name: str, is_drained: bool) -> DrainReport:
-        """Have the endpoints called `name` get nothing new, or end that; kept over reloads and restarts of control.
-        Raises `UnknownTarget`."""
-        members = find_endpoints(self._resilience.standings, name)
+        """Have the endpoints called `name` get nothing new, or end that; kept over reloads and restarts of control, and
+        while they are away. Raises `UnknownTarget`."""
+        standings, drains = self._resilience.standings, self._drains
+        members = find_endpoints(standings, name, away=() if is_drained else drains.endpoints)
+        self._drains = drains.with_endpoints(name, members, standings, is_drained)
         changed = self._resilience.set_drained(members, is_drained)
+        self._changed.set()  # for the next control
         targets, news = (tuple(member.spec.id for member in each) for each in (members, changed))
-        return DrainReport(targets, news, is_drained)
+        return DrainReport(targets or (name,), news, is_drained)
 
     async def set_listener_drained(self, name: str, is_drained: bool) -> DrainReport:
         """Close the listener called `name` to new connections, or open it again; kept like the drain of an endpoint.
         Raises `UnknownTarget`, and `ConfigError` when its address cannot be bound."""
         async with self._publishing:
-            served, sources, before = self._snapshot, self._sources, self._drained
+            served, sources, before = self._snapshot, self._sources, self._drains.listeners
             assert served is not None and sources is not None
             check_listener([*(spec.name for spec in served.listeners), *served.drained_listeners], name)
             if (name in before) is is_drained:
                 return DrainReport((name,), (), is_drained)
-            self._drained = before | {name} if is_drained else before - {name}
+            drained = before | {name} if is_drained else before - {name}
+            self._drains = replace(self._drains, listeners=drained)
             try:
                 await self._publish(sources, self._config, self._source)
             except BaseException:
-                self._drained = before
+                self._drains = replace(self._drains, listeners=before)
                 raise
             kind = EventType.DRAINED if is_drained else EventType.UNDRAINED
             self.events.tell(kind, f"listener {name}", "by an operator")

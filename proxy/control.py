@@ -99,7 +99,7 @@ def main() -> int:
     children.end_with_parent(options.parent)
     board = Scoreboard(fd=options.board)
     file = ConfigFile(Path(options.config))
-    previous, rows = served_snapshot(options.snapshot)
+    previous, legacy = served_snapshot(options.snapshot)
     clock = SystemClock()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
@@ -117,7 +117,7 @@ def main() -> int:
             clock=clock,
             rng=random.Random(random.SystemRandom().getrandbits(64)),
             previous=previous,
-            rows=rows,
+            legacy=legacy,
             mailbox=Channel.from_fd(options.mailbox),
             posts=posts_from(options.posts, has_control=False),
             faults=faults,

@@ -445,6 +445,9 @@ class Snapshot:
     access_log: AccessLogSpec = field(default=AccessLogSpec())
     drain_timeout_s: float = 30.0
     """How long a drain waits for exchanges in flight."""
+    drained_endpoints: tuple[str, ...] = ()
+    """Ids, or `CLUSTER/NAME`, of endpoints that an operator drained, whether they are there now or not. For control:
+    workers go by the rows of standings."""
     drained_listeners: tuple[str, ...] = ()
     """Names of listeners that an operator drained: they are not among `listeners`, and their connections end after the
     exchange in progress."""

@@ -1,23 +1,24 @@
 """A snapshot as bytes, for the way from control to the workers, and to the next control.
 
-    FORMAT · length of the rows' JSON (8 bytes) · rows · MARK · pickle
+    FORMAT · length of the legacy's JSON (8 bytes) · legacy · MARK · pickle
 
 Pickle, because both ends are this very program and the bytes never leave the daemon's processes. After a re-exec they
-may be another version's: a mark tells, so that no field is ever taken for another. Which rows of the scoreboard belong
-to whom can be read by every version: old workers still write to them.
+may be another version's: a mark tells, so that no field is ever taken for another. What a control of any version goes
+on from can be read by every version: names it does not know are left, and those that are missing are empty.
 """
 
 import json
 import pickle
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from hashlib import blake2b
 
 import proxy
 from proxy import snapshot as snapshot_module
 from proxy.errors import ProxyError
+from proxy.model import TcpAddress
 from proxy.snapshot import Snapshot
 
-FORMAT = b"homeport rows 1\n"
+FORMAT = b"homeport legacy 1\n"
 _LENGTH_BYTES = 8
 
 
@@ -39,33 +40,48 @@ MARK = _mark()
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """Which row of the scoreboard belongs to which endpoint (by id) and which cluster (by name)."""
+class Legacy:
+    """What a control of any version goes on from."""
 
-    endpoints: dict[str, int]
-    clusters: dict[str, int]
+    endpoints: dict[str, int] = field(default_factory=dict)
+    """Which row of the scoreboard belongs to which endpoint, by id: old workers still write to it."""
+    clusters: dict[str, int] = field(default_factory=dict)
+    """The same of clusters, by name."""
+    drained_listeners: list[str] = field(default_factory=list)
+    drained_endpoints: list[str] = field(default_factory=list)
+    """As in a snapshot."""
+    addresses: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    """What names of endpoints resolved to: (IP address, port) by `host:port`."""
 
 
-def rows_of(snapshot: Snapshot) -> Rows:
-    """The rows that `snapshot` names."""
-    return Rows(
+def legacy_of(snapshot: Snapshot) -> Legacy:
+    """What the control after the one that made `snapshot` goes on from."""
+    addresses: dict[str, dict[tuple[str, int], None]] = {}
+    for cluster in snapshot.clusters:
+        for spec in cluster.endpoints:
+            if isinstance(spec.address, TcpAddress) and not spec.source and spec.name != str(spec.address):
+                addresses.setdefault(spec.name, {})[spec.address.host, spec.address.port] = None
+    return Legacy(
         {spec.id: spec.slot for cluster in snapshot.clusters for spec in cluster.endpoints},
         {cluster.name: cluster.slot for cluster in snapshot.clusters},
+        list(snapshot.drained_listeners),
+        list(snapshot.drained_endpoints),
+        {name: list(found) for name, found in addresses.items()},
     )
 
 
 def encode_snapshot(snapshot: Snapshot) -> bytes:
     """The bytes of `snapshot`."""
-    rows = rows_of(snapshot)
-    names = json.dumps([rows.endpoints, rows.clusters]).encode()
-    size = len(names).to_bytes(_LENGTH_BYTES, "big")
-    return b"".join((FORMAT, size, names, MARK, pickle.dumps(snapshot, protocol=5)))
+    left = legacy_of(snapshot)
+    legacy = json.dumps({part.name: getattr(left, part.name) for part in fields(left)}).encode()
+    size = len(legacy).to_bytes(_LENGTH_BYTES, "big")
+    return b"".join((FORMAT, size, legacy, MARK, pickle.dumps(snapshot, protocol=5)))
 
 
 def decode_snapshot(data: bytes) -> Snapshot:
     """The snapshot that `encode_snapshot` encoded. Only for bytes of our own processes: unpickling others' would run
     their code. Raises `OtherVersion`."""
-    _, end = _rows_at(data)
+    _, end = _legacy_at(data)
     if not data.startswith(MARK, end):
         raise OtherVersion("the snapshot is of another version")
     snapshot = pickle.loads(memoryview(data)[end + len(MARK) :])
@@ -73,16 +89,16 @@ def decode_snapshot(data: bytes) -> Snapshot:
     return snapshot
 
 
-def decode_rows(data: bytes) -> Rows:
-    """The rows that an encoded snapshot names, whatever version it is of. Raises `OtherVersion` when even that is
-    written otherwise."""
-    start, end = _rows_at(data)
-    endpoints, clusters = json.loads(data[start:end])
-    return Rows(endpoints, clusters)
+def decode_legacy(data: bytes) -> Legacy:
+    """The legacy in an encoded snapshot, whatever version it is of. Raises `OtherVersion` when even that is written
+    otherwise."""
+    start, end = _legacy_at(data)
+    found = json.loads(data[start:end])
+    return Legacy(**{part.name: found[part.name] for part in fields(Legacy) if part.name in found})
 
 
-def _rows_at(data: bytes) -> tuple[int, int]:
-    """Where the rows begin and end."""
+def _legacy_at(data: bytes) -> tuple[int, int]:
+    """Where the legacy begins and ends."""
     start = len(FORMAT) + _LENGTH_BYTES
     if not data.startswith(FORMAT) or len(data) < start:
         raise OtherVersion("the snapshot is of another version")

@@ -39,6 +39,11 @@ def endpoint_id(cluster: str, address: Address, instance: str = "") -> str:
     return f"{cluster}/{instance or address}"
 
 
+def called(cluster: str, spec: EndpointSpec) -> str:
+    """What people may call an endpoint whatever its address is: `CLUSTER/NAME`."""
+    return f"{cluster}/{spec.name}"
+
+
 def source_names(cluster: Cluster) -> frozenset[str]:
     """The sources whose word counts for `cluster`."""
     names = set()

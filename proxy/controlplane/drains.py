@@ -1,16 +1,21 @@
-"""What an operator names when something is to be drained, and what is said back."""
+"""What an operator has drained: what it is called, what is said back, and what holds for whoever comes by that name."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
+from proxy.config.endpoints import called
 from proxy.controlplane.standings import Member
 from proxy.errors import ProxyError
 from proxy.snapshot import Snapshot
 
 MAX_SUGGESTED = 5
 """Names in an error's text."""
+
+MAX_DRAINED = 1024
+"""Names of drained endpoints that are remembered, the last ones: containers that were drained and removed never come
+back."""
 
 
 class UnknownTarget(ProxyError):
@@ -58,10 +63,52 @@ class DrainReport:
         }
 
 
-def find_endpoints(members: Iterable[Member], name: str) -> list[Member]:
+@dataclass(frozen=True, slots=True)
+class Drains:
+    """What is drained, by names that hold while nobody is there who has them."""
+
+    listeners: frozenset[str] = frozenset()
+    endpoints: tuple[str, ...] = ()
+    """Ids, or `CLUSTER/NAME`."""
+
+    def with_endpoints(
+        self, name: str, found: Sequence[Member], members: Iterable[Member], is_drained: bool
+    ) -> "Drains":
+        """An operator drains the endpoints called `name`, or ends that: those that were `found`, of all `members`.
+
+        Who drains an address or an id means that one; who drains a name means all that have it, now and later.
+        """
+        ids = {member.spec.id for member in found}
+        names = {called(member.cluster.name, member.spec) for member in found}
+        if is_drained:
+            is_one = any(name in (member.spec.id, str(member.spec.address)) for member in found)
+            added = ids if is_one else names
+        else:
+            # The others of that name stay drained.
+            ended = names.intersection(self.endpoints)
+            added = {
+                member.spec.id
+                for member in members
+                if member.is_drained and called(member.cluster.name, member.spec) in ended
+            } - ids
+        dropped = added if is_drained else ids | names | {name}
+        kept = [each for each in self.endpoints if each not in dropped]
+        return replace(self, endpoints=tuple([*kept, *sorted(added)][-MAX_DRAINED:]))
+
+    def apply_to(self, snapshot: Snapshot) -> Snapshot:
+        """`snapshot` with what is drained; names of listeners that it does not have do not matter."""
+        return replace(
+            snapshot,
+            listeners=tuple(spec for spec in snapshot.listeners if spec.name not in self.listeners),
+            drained_listeners=tuple(spec.name for spec in snapshot.listeners if spec.name in self.listeners),
+            drained_endpoints=self.endpoints,
+        )
+
+
+def find_endpoints(members: Iterable[Member], name: str, away: Collection[str] = ()) -> list[Member]:
     """The endpoints called `name`: an id (`CLUSTER/ADDRESS`), a cluster with a configured name
     (`CLUSTER/query-1:9000`), which may have several addresses, or an address or configured name that only one cluster
-    has.
+    has. Nobody need have a name that is among those `away`.
 
     Raises `UnknownTarget`, with what may have been meant.
     """
@@ -69,10 +116,12 @@ def find_endpoints(members: Iterable[Member], name: str) -> list[Member]:
     clusters: dict[str, set[str]] = {}
     for member in members:
         spec, cluster = member.spec, member.cluster.name
-        for alias in {spec.id, f"{cluster}/{spec.name}", str(spec.address), spec.name}:
+        for alias in {spec.id, called(cluster, spec), str(spec.address), spec.name}:
             known.setdefault(alias, []).append(member)
             clusters.setdefault(alias, set()).add(cluster)
     found = known.get(name)
+    if found is None and name in away:
+        return []
     if found is None:
         close = get_close_matches(name, known, n=MAX_SUGGESTED)
         ids = sorted({member.spec.id for found in known.values() for member in found})
@@ -88,13 +137,3 @@ def check_listener(names: Sequence[str], name: str) -> None:
     """Raise `UnknownTarget` unless `name` is among the configured listeners' `names`."""
     if name not in names:
         raise UnknownTarget(f"there is no listener {name!r}", get_close_matches(name, names, n=1), names)
-
-
-def without_listeners(snapshot: Snapshot, drained: Iterable[str]) -> Snapshot:
-    """`snapshot` without the listeners that are `drained`; names that it does not have do not matter."""
-    names = set(drained)
-    return replace(
-        snapshot,
-        listeners=tuple(spec for spec in snapshot.listeners if spec.name not in names),
-        drained_listeners=tuple(spec.name for spec in snapshot.listeners if spec.name in names),
-    )

@@ -18,7 +18,7 @@ from proxy.scoreboard import (
     Scoreboard,
 )
 from proxy.snapshot import Snapshot
-from proxy.snapshot_codec import Rows
+from proxy.snapshot_codec import Legacy
 
 KEEP_S = 60.0
 """Seconds a row is kept after its endpoint left: two of Prometheus' usual scrape intervals of 15 to 30 s, so
@@ -89,16 +89,15 @@ class _Leaving:
         return released
 
 
-def held_slots(known: Rows | None, board: Scoreboard) -> Slots:
+def held_slots(known: Legacy, board: Scoreboard) -> Slots:
     """The slots that are taken when control starts; `known` is whose they are.
 
     Slots that were in use but are not among them may still be written to; nobody remembers for what, so each is held
     by a name that no endpoint or cluster has until it can be released.
     """
-    rows = known or Rows({}, {})
     row = board.control_row
-    endpoints = _fitting(rows.endpoints, board.endpoints)
-    clusters = _fitting(rows.clusters, board.clusters)
+    endpoints = _fitting(known.endpoints, board.endpoints)
+    clusters = _fitting(known.clusters, board.clusters)
     return Slots(
         SlotAllocator(board.endpoints, endpoints | _unknown(row[C_ENDPOINT_SLOTS], endpoints)),
         SlotAllocator(board.clusters, clusters | _unknown(row[C_CLUSTER_SLOTS], clusters), what="clusters"),

@@ -17,6 +17,7 @@ from proxy.controlplane.certificates import CertificateWatcher
 from proxy.controlplane.resolver import Lookup, Resolver, WatchedName
 from proxy.model import TcpAddress
 from proxy.snapshot import Snapshot
+from proxy.snapshot_codec import Legacy
 
 
 class Sources:
@@ -84,11 +85,9 @@ def watched_names(config: Config) -> list[WatchedName]:
     ]
 
 
-def known_addresses(previous: Snapshot | None) -> Mapping[str, tuple[TcpAddress, ...]]:
-    """What names resolved to in `previous`, by `host:port`: good until a lookup says otherwise."""
-    found: dict[str, dict[TcpAddress, None]] = {}
-    for cluster in previous.clusters if previous is not None else ():
-        for spec in cluster.endpoints:
-            if isinstance(spec.address, TcpAddress) and not spec.source and spec.name != str(spec.address):
-                found.setdefault(spec.name, {})[spec.address] = None
-    return {name: tuple(addresses) for name, addresses in found.items()}
+def known_addresses(legacy: Legacy) -> Mapping[str, tuple[TcpAddress, ...]]:
+    """What names resolved to before, by `host:port`: good until a lookup says otherwise."""
+    return {
+        name: tuple(TcpAddress(host, port) for host, port in found)
+        for name, found in legacy.addresses.items()
+    }

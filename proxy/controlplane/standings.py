@@ -12,6 +12,7 @@ back from being drained, down, ejected or shut off by its circuit. A cluster tha
 from collections.abc import Iterable, Iterator, Mapping, Set
 
 from proxy.clock import Clock
+from proxy.config.endpoints import called
 from proxy.policy.breaker import CircuitState, unpack
 from proxy.policy.health import NO_WORD, HealthState, ServiceWord
 from proxy.policy.standing import Marks, unpack_marks
@@ -127,6 +128,7 @@ class Standings:
         seconds.
         """
         begun = {endpoint_id.partition("/")[0] for endpoint_id in known}
+        drained = set(snapshot.drained_endpoints)
         now = self._clock.monotonic()
         for cluster in snapshot.clusters:
             since = now if cluster.name in begun else 0.0
@@ -134,7 +136,8 @@ class Standings:
             for spec in cluster.endpoints:
                 if spec.id not in known:
                     row = self._board.standing_row(spec.slot)
-                    row[X_DRAINED] = row[X_DRAINED] & BY_OPERATOR | BY_SOURCE * bool(spec.leaving)
+                    is_drained = spec.id in drained or called(cluster.name, spec) in drained
+                    row[X_DRAINED] = BY_OPERATOR * is_drained | BY_SOURCE * bool(spec.leaving)
                     told = HealthState.UNHEALTHY if spec.veto else health
                     marks = Marks(bool(row[X_DRAINED]), told, since=since)
                     row[X_CHECK_BY_MS] = int((now + checked.get(cluster.name, 0.0)) * 1000.0)

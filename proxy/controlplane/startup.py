@@ -14,7 +14,7 @@ from proxy.config.schema import Config
 from proxy.mailbox import unsealed
 from proxy.scoreboard import C_HEARTBEAT_MS, Scoreboard
 from proxy.snapshot import Snapshot
-from proxy.snapshot_codec import OtherVersion, Rows, decode_rows, decode_snapshot
+from proxy.snapshot_codec import Legacy, OtherVersion, decode_legacy, decode_snapshot
 from proxy.tasks import spawn
 
 _log = logging.getLogger("homeport")
@@ -23,19 +23,19 @@ HEARTBEAT_S = 0.1
 """Seconds between two heartbeats; the parent replaces a control that is silent for several of them."""
 
 
-def served_snapshot(fd: int | None) -> tuple[Snapshot | None, Rows | None]:
-    """The snapshot that is served already and the rows that it names, as far as this version can read them."""
+def served_snapshot(fd: int | None) -> tuple[Snapshot | None, Legacy]:
+    """The snapshot that is served already and what goes on from it, as far as this version can read them."""
     if fd is None:
-        return None, None
+        return None, Legacy()
     data = unsealed(fd)
-    rows: Rows | None = None
+    legacy: Legacy | None = None
     try:
-        rows = decode_rows(data)
-        return decode_snapshot(data), rows
+        legacy = decode_legacy(data)
+        return decode_snapshot(data), legacy
     except OtherVersion as error:
         # Workers that go on serving from it count in its rows: these keep their names, or are left alone.
-        _log.warning("%s: %s", error, "counters go on" if rows else "counters of endpoints begin anew")
-        return None, rows
+        _log.warning("%s: %s", error, "counters go on" if legacy else "counters of endpoints begin anew")
+        return None, legacy or Legacy()
 
 
 def beat(board: Scoreboard, clock: Clock) -> None:

@@ -14,6 +14,7 @@ from proxy.clock import SystemClock
 from proxy.composition import APPLY_S, SWEEP_S, Control
 from proxy.config.faults import Fault
 from proxy.config.load import load_bytes
+from proxy.controlplane.drains import UnknownTarget
 from proxy.controlplane.slots import KEEP_S, held_slots
 from proxy.controlplane.sources import Sources, known_addresses, watched_names
 from proxy.controlplane.startup import first_config
@@ -35,7 +36,7 @@ from proxy.scoreboard import (
     X_CIRCUIT,
     Scoreboard,
 )  # fmt: skip
-from proxy.snapshot_codec import rows_of
+from proxy.snapshot_codec import decode_legacy, encode_snapshot, legacy_of
 
 LIMIT_S = 20.0
 TEXT = b"""
@@ -462,7 +463,7 @@ def test_control_of_another_version_leaves_the_rows_of_those_who_serve():
         slots = [spec.slot for spec in cluster.endpoints]
         for slot in slots:
             world.board.endpoint_row(0, slot)[E_IN_FLIGHT] = 7
-        world.control = world.new_control(rows=rows_of(last))
+        world.control = world.new_control(legacy=legacy_of(last))
         await world.control.start()
         (again,) = world.published[-1].clusters
         assert [spec.slot for spec in again.endpoints] == slots
@@ -488,14 +489,88 @@ def test_the_next_control_goes_on_where_the_last_one_ended():
         await world.control.stop()
         last = world.published[-1]
         world.hosts.clear()  # names cannot be resolved any more
-        world.control = world.new_control(previous=last, rows=rows_of(last))
+        world.control = world.new_control(previous=last, legacy=legacy_of(last))
         await world.control.start()
         assert world.published[-1].generation == last.generation + 1
         assert world.published[-1].clusters == last.clusters
-        held = held_slots(rows_of(last), world.board).endpoints
+        held = held_slots(legacy_of(last), world.board).endpoints
         assert sorted(held.slot(each) for each in held.ids) == [0, 1, 2, 3, 4]
         assert sum(name.startswith("(") for name in held.ids) == 2
-        assert known_addresses(last) == {"query:9000": (TcpAddress("10.0.0.2", 9000),)}
+        assert known_addresses(legacy_of(last)) == {"query:9000": (TcpAddress("10.0.0.2", 9000),)}
+        await world.control.stop()
+
+    run(main)
+
+
+def drained(world):
+    standings = world.control._resilience.standings
+    return sorted(member.spec.id for member in standings if member.is_drained)
+
+
+def test_what_is_drained_by_name_stays_drained_at_every_address():
+    async def main():
+        world = World()
+        await world.control.start()
+        assert world.control.set_drained("etl/query:9000", True).changed == (
+            "etl/10.0.0.1:9000",
+            "etl/10.0.0.2:9000",
+        )
+        world.hosts["query"] = ["10.0.0.2", "10.0.0.3"]
+        await world.clock.wake(11.0)
+        assert drained(world) == ["etl/10.0.0.2:9000", "etl/10.0.0.3:9000"]
+        # An undrain of one address leaves the others as they are; who comes later is in use.
+        world.control.set_drained("etl/10.0.0.3:9000", False)
+        world.hosts["query"] = ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
+        await world.clock.wake(11.0)
+        assert drained(world) == ["etl/10.0.0.2:9000"]
+        await world.control.stop()
+
+    run(main)
+
+
+@pytest.mark.parametrize("is_of_this_version", [True, False])
+def test_what_is_drained_stays_drained_while_it_is_away_and_over_restarts(is_of_this_version):
+    """For longer than its row of the scoreboard is kept, also when the next control is of another version."""
+
+    async def main():
+        world = World()
+        await world.control.start()
+        world.control.set_drained("etl/10.0.0.9:9000", True)
+        world.text = TEXT.replace(b', {address: "10.0.0.9:9000"}', b"")
+        assert (await world.control.reload()).outcome.value == "applied"
+        world.clock.ahead_s = KEEP_S + 1
+        await world.clock.wake(SWEEP_S)
+        await world.control.stop()
+        last = world.published[-1]
+        previous = last if is_of_this_version else None
+        world.control = world.new_control(previous=previous, legacy=decode_legacy(encode_snapshot(last)))
+        await world.control.start()
+        assert drained(world) == ["etl/10.0.0.9:9000"]
+
+        world.text = TEXT.replace(b', {address: "10.0.0.9:9000"}', b"")
+        assert (await world.control.reload()).outcome.value == "applied"
+        assert world.control.set_drained("etl/10.0.0.9:9000", False).targets == ("etl/10.0.0.9:9000",)
+        world.text = TEXT
+        assert (await world.control.reload()).outcome.value == "applied" and drained(world) == []
+        with pytest.raises(UnknownTarget):
+            world.control.set_drained("etl/10.0.0.8:9000", False)
+        await world.control.stop()
+
+    run(main)
+
+
+def test_control_of_another_version_knows_addresses_and_drained_listeners():
+    async def main():
+        world = World(TEXT.replace(b"listeners: [", b'listeners: [{name: spare, bind: "127.0.0.1:81"}, '))
+        await world.control.start()
+        await world.control.set_listener_drained("spare", True)
+        await world.control.stop()
+        last = world.published[-1]
+        world.hosts.clear()
+        world.control = world.new_control(legacy=decode_legacy(encode_snapshot(last)))
+        await world.control.start()
+        assert world.published[-1].drained_listeners == ("spare",)
+        assert world.addresses()["other"] == ["10.0.0.1:9000", "10.0.0.2:9000"]
         await world.control.stop()
 
     run(main)
@@ -516,7 +591,7 @@ def test_circuits_are_looked_after_while_names_of_the_next_control_hang():
         async def hang(host, port):
             await endless.wait()
 
-        world.control = world.new_control(previous=last, rows=rows_of(last), mailbox=mailbox, lookup=hang)
+        world.control = world.new_control(previous=last, legacy=legacy_of(last), mailbox=mailbox, lookup=hang)
         starting = asyncio.ensure_future(world.control.start())
         slot = last.clusters[0].endpoints[0].slot
         for _ in range(5):
@@ -540,7 +615,7 @@ def test_known_names_hold_up_nobody_and_are_asked_again_soon():
         await world.control.stop()
         last = world.published[-1]
         world.hosts["query"] = ["10.0.0.2"]
-        world.control = world.new_control(previous=last, rows=rows_of(last))
+        world.control = world.new_control(previous=last, legacy=legacy_of(last))
         await world.control.start()
         assert world.published[-1].clusters == last.clusters
         await world.clock.wake(10.0)

@@ -4,11 +4,12 @@ import pytest
 from resilience_world import A, B, World
 
 from proxy.controlplane.drains import (
+    MAX_DRAINED,
     DrainReport,
+    Drains,
     UnknownTarget,
     check_listener,
     find_endpoints,
-    without_listeners,
 )
 from proxy.model import TcpAddress
 from proxy.snapshot import ClusterSpec, EndpointSpec, ListenerSpec, Snapshot
@@ -81,8 +82,39 @@ def test_listeners():
     many = UnknownTarget("there is no listener 'zz'", (), "abcdefg")
     assert str(many) == "there is no listener 'zz'; there are a, b, c, d, e and 2 more"
     specs = tuple(ListenerSpec(name, TcpAddress("127.0.0.1", 0)) for name in ("a", "b"))
-    left = without_listeners(Snapshot(1, specs, (), ()), {"b", "gone"})
+    left = Drains(frozenset({"b", "gone"}), ("etl/x",)).apply_to(Snapshot(1, specs, (), ()))
     assert [spec.name for spec in left.listeners] == ["a"] and left.drained_listeners == ("b",)
+    assert left.drained_endpoints == ("etl/x",)
+
+
+@pytest.mark.parametrize(
+    "name, remembered",
+    [
+        (A, (A,)),
+        ("10.0.0.1:9000", (A,)),
+        ("query:9000", ("etl/query:9000",)),
+        ("etl/query:9000", ("etl/query:9000",)),
+        ("ml/10.0.0.3:9000", ("ml/10.0.0.3:9000",)),
+    ],
+)
+def test_what_is_remembered_of_a_drain(standings, name, remembered):
+    found = find_endpoints(standings, name)
+    drains = Drains().with_endpoints(name, found, standings, True)
+    assert drains.endpoints == remembered
+    assert drains.with_endpoints(name, found, standings, True) == drains
+    assert drains.with_endpoints(name, found, standings, False) == Drains()
+
+
+def test_nobody_need_be_there_to_be_undrained(standings):
+    drains = Drains(endpoints=("etl/gone:9000", A))
+    assert find_endpoints(standings, "etl/gone:9000", away=drains.endpoints) == []
+    assert drains.with_endpoints("etl/gone:9000", [], standings, False) == Drains(endpoints=(A,))
+
+
+def test_the_last_names_are_remembered(standings):
+    drains = Drains(endpoints=tuple(f"etl/{n}" for n in range(MAX_DRAINED)))
+    left = drains.with_endpoints(A, find_endpoints(standings, A), standings, True).endpoints
+    assert len(left) == MAX_DRAINED and left[-1] == A and left[0] == "etl/1"
 
 
 def test_the_report():

@@ -13,7 +13,7 @@ from proxy.policy.health import HealthState
 from proxy.policy.standing import unpack_marks
 from proxy.scoreboard import X_MARKS
 from proxy.snapshot import EndpointSpec
-from proxy.snapshot_codec import rows_of
+from proxy.snapshot_codec import legacy_of
 
 TEXT = b"""
 listeners: [{name: edge, bind: "127.0.0.1:0"}]
@@ -60,7 +60,7 @@ class Control(World):
     async def restart(self):
         last = self.published[-1]
         await self.control.stop()
-        self.control = self.new_control(previous=last, rows=rows_of(last))
+        self.control = self.new_control(previous=last, legacy=legacy_of(last))
         await self.control.start()
 
 

@@ -71,9 +71,6 @@ def test_a_drain_outlives_reloads_and_control(world):
     assert world.marks(A) == Marks(is_drained=True)
     world.restart(cluster="")
     assert world.marks(A).is_drained and world.row(A)[X_DRAINED] == 1
-    world.serve(endpoints=("10.0.0.2:9000",))
-    world.serve()
-    assert world.marks(A).is_drained, "it left and came back"
     drain(world, A, False)
     assert not world.marks(A).is_drained
     assert [kind for kind, _ in world.types()] == ["undrained"]

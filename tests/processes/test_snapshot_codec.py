@@ -1,30 +1,35 @@
 """Snapshots as bytes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from proxy import snapshot as snapshot_module
 from proxy import snapshot_codec
+from proxy.controlplane.sources import known_addresses
 from proxy.model import TcpAddress
 from proxy.snapshot import ClusterSpec, EndpointSpec, ListenerSpec, Snapshot
 from proxy.snapshot_codec import (
     FORMAT,
     MARK,
+    Legacy,
     OtherVersion,
-    Rows,
-    decode_rows,
+    decode_legacy,
     decode_snapshot,
     encode_snapshot,
-    rows_of,
+    legacy_of,
 )
 
 ENDPOINT = EndpointSpec("etl/10.0.0.1:80", 3, TcpAddress("10.0.0.1", 80), "10.0.0.1:80")
+NAMED = EndpointSpec("etl/10.0.0.2:80", 4, TcpAddress("10.0.0.2", 80), "query:80")
+FOUND = EndpointSpec("etl/7b1f", 5, TcpAddress("10.0.0.3", 80), "web-1", source="docker", instance="7b1f")
 SNAPSHOT = Snapshot(
     generation=7,
     listeners=(ListenerSpec("edge", TcpAddress("127.0.0.1", 80)),),
-    clusters=(ClusterSpec("etl", endpoints=(ENDPOINT,), slot=1),),
+    clusters=(ClusterSpec("etl", endpoints=(ENDPOINT, NAMED, FOUND), slot=1),),
     routes=(),
+    drained_listeners=("spare",),
+    drained_endpoints=("etl/query:80", "etl/10.0.0.9:80"),
 )
 
 
@@ -42,11 +47,25 @@ def test_what_has_another_mark_is_never_read(data):
         decode_snapshot(data)
 
 
-def test_every_version_can_read_whose_the_rows_are():
-    expected = Rows({"etl/10.0.0.1:80": 3}, {"etl": 1})
-    assert decode_rows(other_version()) == rows_of(SNAPSHOT) == expected
+def test_every_version_can_read_what_goes_on():
+    expected = Legacy(
+        {"etl/10.0.0.1:80": 3, "etl/10.0.0.2:80": 4, "etl/7b1f": 5},
+        {"etl": 1},
+        ["spare"],
+        ["etl/query:80", "etl/10.0.0.9:80"],
+        {"query:80": [("10.0.0.2", 80)]},
+    )
+    assert legacy_of(SNAPSHOT) == expected
+    read = decode_legacy(other_version())
+    assert known_addresses(read) == known_addresses(expected) == {"query:80": (NAMED.address,)}
+    assert replace(read, addresses={}) == replace(expected, addresses={})
     with pytest.raises(OtherVersion):
-        decode_rows(b"whatever comes")
+        decode_legacy(b"whatever comes")
+
+
+def test_a_legacy_with_more_or_less_is_read():
+    text = b'{"clusters": {"etl": 1}, "later": 7}'
+    assert decode_legacy(FORMAT + len(text).to_bytes(8, "big") + text) == Legacy(clusters={"etl": 1})
 
 
 def test_the_mark_changes_with_the_version_and_with_any_field(monkeypatch):
