@@ -198,11 +198,16 @@ class Bench:
         time.sleep(trace.end)
         used = [after - at for after, at in zip(self._used(ready, loads), before, strict=True)]
         shares = [seconds / len(self._cores) / trace.end for seconds in used[:2]]
-        return {
+        found = {
             up.peer.name: _read(trace, files[up.peer.name], proxy_cpu_s, *shares)
             for up, load, proxy_cpu_s in zip(ready, loads, used[2:], strict=True)
             if self._has_ended_well(up.peer, load)
         }
+        for up in ready:
+            if (status := up.proxy.process.poll()) is not None:
+                told = f"{up.peer.name} ended with {status} before its load did: {up.proxy.tail()}"
+                self.results.missing.append(told)
+        return found
 
     def _used(self, ready: Sequence[Up], loads: Sequence[Child]) -> list[float]:
         """Seconds of CPU until now: of everybody, of everything of ours, and of each proxy."""
