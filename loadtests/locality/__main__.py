@@ -52,6 +52,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="proxies measured together (default: as many as the cores bear)",
     )
     add("--silent", action="store_true", help="the services do not tell hits from misses")
+    add("--resume", type=Path, metavar="FILE", help="go on with what an earlier run wrote by --json")
     add("--json", type=Path, metavar="FILE", help="write all figures")
     add("--png", type=Path, metavar="FILE", help="draw the figures")
     add("--markdown", type=Path, metavar="FILE", help="write the tables in Markdown")
@@ -84,6 +85,11 @@ def main() -> int:
     """Exit status: 0 all measured, 1 something did not run or is doubtful, 2 nothing could be measured, 130 Ctrl-C."""
     options = parse(sys.argv[1:])
     chosen = settings(options)
+    try:
+        before = report.read_json(options.resume, chosen) if options.resume else None
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     signal.signal(signal.SIGTERM, _end)
     console = Console()
     if not console.is_terminal:
@@ -103,7 +109,7 @@ def main() -> int:
             def on_step(text: str) -> None:
                 progress.update(task, description=text, advance=1)
 
-            bench = Bench(chosen, children, Path(directory), on_step)
+            bench = Bench(chosen, children, Path(directory), on_step, before)
             bench.run()
     except ChildError as error:
         print(error, file=sys.stderr)

@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,16 +78,21 @@ class Bench:
     """One run; `run` fills and returns the results."""
 
     def __init__(
-        self, settings: Settings, children: Children, directory: Path, on_step: Callable[[str], None]
+        self,
+        settings: Settings,
+        children: Children,
+        directory: Path,
+        on_step: Callable[[str], None],
+        before: Results | None = None,
     ) -> None:
-        """`on_step` is told which trace begins."""
+        """`on_step` is told which trace begins; `before` is what an earlier run found, which is not measured again."""
         self._settings = settings
         self._children = children
         self._directory = directory
         self._on_step = on_step
         self._cores = sorted(os.sched_getaffinity(0))
         self._count = 0
-        self.results = Results()
+        self.results = before or Results()
 
     def run(self) -> Results:
         """Everything in order."""
@@ -109,14 +114,17 @@ class Bench:
         for seed in range(1, seeds + 1):
             self._on_step(f"{scenario.name} at {rate:.0f}/s, seed {seed} of {seeds}")
             trace = Trace(scenario, seed, rate, self._settings.seconds, self._settings.warm_up_s)
-            for peers in self._groups(rate):
+            known = {name for name, runs in found.items() if any(run.seed == seed for run in runs)}
+            for peers in self._groups(rate, known):
                 for name, run in self._measure(trace, peers).items():
                     found.setdefault(name, []).append(run)
-            found.setdefault(BOUND, []).append(Run(seed, rate, bound(trace)))
+            if BOUND not in known:
+                found.setdefault(BOUND, []).append(Run(seed, rate, bound(trace)))
 
-    def _groups(self, rate: float) -> list[tuple[Peer, ...]]:
-        """Those that are measured together: as few groups as possible, of about equal size."""
-        peers = [peer for peer in self._settings.peers if peer.name not in self.results.absent]
+    def _groups(self, rate: float, known: Collection[str]) -> list[tuple[Peer, ...]]:
+        """Those that are measured together: as few groups as possible, of about equal size, without the `known`."""
+        left_out = {*self.results.absent, *known}
+        peers = [peer for peer in self._settings.peers if peer.name not in left_out]
         fitting = int(BUSY_AIM * len(self._cores) / (REQUEST_CPU_S * rate))
         count = math.ceil(len(peers) / (self._settings.at_once or max(1, fitting)))
         return [tuple(peers[number::count]) for number in range(count)]

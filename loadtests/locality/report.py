@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import orjson
 from rich import box
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from loadtests import documents
 from loadtests.locality.bench import Settings
+from loadtests.locality.figures import Figures
 from loadtests.locality.results import BOUND, Cell, Results, Run, verdicts
 from loadtests.locality.trace import BY_NAME
 from loadtests.peers.report import verdict_table
@@ -123,15 +125,10 @@ def write_json(results: Results, settings: Settings, path: Path) -> None:
     """All figures of every run, and the machine they are from."""
     document = {
         "machine": documents.machine(),
-        "settings": {
-            "seconds": settings.seconds,
-            "warm_up_s": settings.warm_up_s,
-            "seeds": settings.seeds,
-            "at_once": settings.at_once,
-            "is_silent": settings.is_silent,
-        },
+        "settings": {**_alike(settings), "seeds": settings.seeds, "at_once": settings.at_once},
         "versions": results.versions,
         "absent": results.absent,
+        "missing": results.missing,
         "rates": results.rates,
         "cells": _cells(results.runs),
         "ladder": _cells(results.ladder),
@@ -143,6 +140,47 @@ def write_json(results: Results, settings: Settings, path: Path) -> None:
         "problems": results.problems(),
     }
     path.write_bytes(orjson.dumps(_finite(document), option=orjson.OPT_INDENT_2))
+
+
+def read_json(path: Path, settings: Settings) -> Results:
+    """What `write_json` wrote, to be gone on with. Raises ValueError when it is of another kind of run, or none."""
+    try:
+        document = orjson.loads(path.read_bytes())
+        told = {name: document["settings"][name] for name in _alike(settings)}
+        if told != _alike(settings):
+            raise ValueError(f"{path} is from a run with {told}, expected {_alike(settings)}")
+        return Results(
+            versions=document["versions"],
+            missing=document["missing"],
+            rates=document["rates"],
+            runs=_runs(document["cells"]),
+            ladder=_runs(document["ladder"]),
+        )
+    except (OSError, KeyError, TypeError, orjson.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be gone on with: {error!r}") from error
+
+
+def _alike(settings: Settings) -> dict[str, object]:
+    """What must be the same for runs to be compared."""
+    return {
+        "seconds": settings.seconds,
+        "warm_up_s": settings.warm_up_s,
+        "is_silent": settings.is_silent,
+    }
+
+
+def _runs(cells: list[dict[str, Any]]) -> dict[Cell, dict[str, list[Run]]]:
+    return {
+        Cell(cell["scenario"], cell["share"]): {
+            name: [_run(run) for run in found] for name, found in cell["peers"].items()
+        }
+        for cell in cells
+    }
+
+
+def _run(told: dict[str, Any]) -> Run:
+    known = {name: math.inf if value is None else value for name, value in told["figures"].items()}
+    return Run(**{**told, "figures": Figures(**known)})
 
 
 def _cells(runs: dict[Cell, dict[str, list[Run]]]) -> list[dict[str, object]]:

@@ -67,10 +67,7 @@ def test_a_whole_run(scenario, tmp_path):
     file = tmp_path / "figures.json"
     chosen = ["--scenarios", scenario, "--peers", "homeport-hash", "--seeds", "1", "--rates", "1.0"]
     timing = ["--calibrated", "40", "--seconds", "1.2", "--warm-up", "0.2"]
-    done = subprocess.run(
-        [sys.executable, "-m", "loadtests.locality", *chosen, *timing, "--json", str(file)],
-        capture_output=True, text=True, timeout=LIMIT_S, check=False,
-    )  # fmt: skip
+    done = compare(*chosen, *timing, "--json", str(file))
     assert done.returncode in (0, 1), done.stderr
     said = json.loads(file.read_text())
     (cell,) = said["cells"]
@@ -78,6 +75,14 @@ def test_a_whole_run(scenario, tmp_path):
     trace = Trace(BY_NAME[scenario], 1, 40.0, 1.2, 0.2)
     counted = sum(request.due >= trace.counted_from for request in trace.requests())
     assert run["figures"]["requests"] == bound["figures"]["requests"] == counted
+    again, other = tmp_path / "again.json", [*timing[:-1], "0.3"]
+    assert (
+        compare(*chosen, *timing, "--resume", str(file), "--json", str(again)).returncode == done.returncode
+    )
+    assert json.loads(again.read_text()) == said, "nothing was measured again"
+    refused = compare(*chosen, *other, "--resume", str(file))
+    assert refused.returncode == 2
+    assert "'warm_up_s': 0.2" in refused.stderr
     # What is lost with an endpoint is sent again as far as the budget for retries goes: a fifth of the few dozen
     # requests until then, and on a busy machine more wait in its line.
     assert run["figures"]["failed"] <= (3 if scenario == "dies" else 0), done.stdout
@@ -111,3 +116,10 @@ def test_homeport_is_told_what_there_is(tmp_path):
     assert (known["slots"], known["cache"], known["bandwidth"]) == (4, 2_000_000_000, 200_000_000)
     assert len(known["sizes"]) == 400
     assert config["routes"][0]["locality"] == {"data_key": {"header": "X-Dataset-Id"}}
+
+
+def compare(*options):
+    return subprocess.run(
+        [sys.executable, "-m", "loadtests.locality", *options],
+        capture_output=True, text=True, timeout=LIMIT_S, check=False,
+    )  # fmt: skip

@@ -4,8 +4,9 @@ from math import inf
 
 import pytest
 
+from loadtests.locality.__main__ import parse, settings
 from loadtests.locality.figures import Figures
-from loadtests.locality.report import notes, tables
+from loadtests.locality.report import notes, read_json, tables, write_json
 from loadtests.locality.results import BOUND, Cell, Results, Run, verdicts
 
 CELL = Cell("shift", 1.0)
@@ -45,6 +46,14 @@ def test_the_targets_of_the_default_scenario(results):
     assert (mean.limit, mean.value, mean.is_met) == (0.75, 1.0, False)
     assert (hits.limit, hits.is_met) == (0.05, False)
     assert hits.value == pytest.approx(0.1)
+
+
+def test_what_was_written_is_gone_on_with(results, tmp_path):
+    file, chosen = tmp_path / "all.json", settings(parse([]))
+    results.runs[CELL]["envoy-ring"].append(run(inf, seed=2))
+    results.missing.append("envoy-ring misses a trace")
+    write_json(results, chosen, file)
+    assert read_json(file, chosen) == results
 
 
 def test_nothing_to_compare_with(results):
