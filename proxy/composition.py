@@ -22,10 +22,12 @@ from proxy.config.pending import pending
 from proxy.config.schema import Config
 from proxy.controlplane.cores import auto_workers
 from proxy.controlplane.counts import SourceCounts
+from proxy.controlplane.discovery import Discovery
 from proxy.controlplane.drains import DrainReport, Drains, check_listener, find_endpoints
+from proxy.controlplane.engine_access import EngineAccess
 from proxy.controlplane.events import EventLog, EventType
 from proxy.controlplane.explaining import Explainer, Question
-from proxy.controlplane.membership import Membership
+from proxy.controlplane.membership import Membership, tell_of_membership
 from proxy.controlplane.parent_link import ParentGone, Publisher
 from proxy.controlplane.reloading import ReloadOutcome, ReloadReport, Reloads, Trigger
 from proxy.controlplane.residency import Residencies
@@ -117,6 +119,10 @@ class Control:
         )
         self._membership = Membership(self._on_membership, previous)
         """What was found besides the configuration."""
+        self._engine = EngineAccess(clock)
+        self._discovery = Discovery(
+            self._membership, self._engine, board, self.events, clock=clock, rng=rng, lookup=lookup
+        )
         self._scaling = Scaling(
             board,
             self.events,
@@ -172,7 +178,8 @@ class Control:
                 self._go_by(self._config, served)
             sources = await self._new_sources(self._config, self._known_addresses, served_material(served))
             await self._admin.start()
-            await sources.resolver.resolve_missing()
+            await self._discovery.update(self._config)
+            await asyncio.gather(sources.resolver.resolve_missing(), self._discovery.first_answers())
             self._sources = sources
             self._counts.show(sources)
             await self._publish(sources, self._config, self._source)
@@ -194,6 +201,8 @@ class Control:
         self._tasks = []
         self._resilience.stop()
         self.residencies.stop()
+        self._discovery.stop()
+        await self._engine.close()
         if self._sources is not None:
             await self._sources.stop()
         if self._leaving is not None:
@@ -228,6 +237,8 @@ class Control:
         last = self._snapshot.generation if self._snapshot is not None else 0
         generation = max(last, self._board.parent_row[P_GENERATION]) + 1
         snapshot = self._build(sources, generation)
+        if self._slots.endpoints.is_full:
+            _log.warning("there is no room for more endpoints: some that were found may be left out")
         row = self._board.control_row
         row[C_ENDPOINT_SLOTS] = max(row[C_ENDPOINT_SLOTS], self._slots.endpoints.high_water)
         row[C_CLUSTER_SLOTS] = max(row[C_CLUSTER_SLOTS], self._slots.clusters.high_water)
@@ -239,6 +250,7 @@ class Control:
             _log.error("the parent does not answer, another control may fare better: %s", error)
             self.is_useless.set()
             raise
+        tell_of_membership(self.events, self._snapshot, snapshot)
         self._go_by(config, snapshot)
 
     def _go_by(self, config: Config, snapshot: Snapshot) -> None:
@@ -313,10 +325,12 @@ class Control:
         try:
             if admin is not old_admin:
                 await admin.start()
-            await sources.resolver.resolve_missing()
+            await self._discovery.update(config)
+            await asyncio.gather(sources.resolver.resolve_missing(), self._discovery.first_answers())
             await self._publish(sources, config, source)
         except BaseException:
             await sources.stop()
+            await self._discovery.update(self._config)
             if admin is not old_admin:
                 await admin.stop()
             # Slots that were taken for it are given back in time.
@@ -411,6 +425,7 @@ class Control:
         """Show the parent that control is alive, and keep its own counts where the next control finds them."""
         while True:
             beat(self._board, self._clock)
+            self._discovery.show()
             if self._sources is not None:
                 self._counts.show(self._sources)
             await self._clock.sleep(HEARTBEAT_S)
@@ -428,4 +443,5 @@ class Control:
             self._resilience.reasons(),
             self._scaling.documents(),
             self._reloads.last,
+            self._discovery.documents(),
         )

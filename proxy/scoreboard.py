@@ -109,6 +109,16 @@ C_STANDINGS = 12
 """Grows with each change in the rows of standings, after it: one word to look at instead of one per endpoint."""
 C_CLUSTER_SLOTS = 13
 C_RESULTS_DROPPED = 14
+C_ENGINE_FAILING = 15
+"""1 = the Docker Engine failed several times in a row and is left alone for now."""
+C_DISCOVERY = 16
+"""`DISCOVERY_WORDS` for each of `DISCOVERY_KINDS`, see `discovery_word`."""
+DISCOVERY_KINDS = ("docker", "dns", "file")
+D_FAILING = 0
+"""Sources that cannot be asked now."""
+D_ANSWERS = 1
+D_FAILURES = 2
+DISCOVERY_WORDS = 3
 RELOAD_WORDS = {
     "applied": C_RELOADS_APPLIED,
     "unchanged": C_RELOADS_UNCHANGED,
@@ -288,6 +298,11 @@ SLOT_WAITING = 3
 
 # A row whose heartbeat is older than this many milliseconds says nothing about now: two ticks of a worker.
 FRESH_MS = 200
+
+
+def discovery_word(kind: str, word: int) -> int:
+    """Word of control's row with `word`, one of `D_…`, of the sources of a kind."""
+    return C_DISCOVERY + DISCOVERY_KINDS.index(kind) * DISCOVERY_WORDS + word
 
 
 def latency_index(seconds: float) -> int:

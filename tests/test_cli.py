@@ -295,11 +295,10 @@ def test_other_commands_let_stop_signals_through():
 
 def test_check_tells_what_nothing_acts_on(tmp_path):
     file = tmp_path / "scaled.yaml"
-    file.write_text(
-        MINIMAL.read_text().replace("analytics\n", "analytics\n    discovery: {file: {path: /x.yaml}}\n")
-    )
+    scaler = "    scaler: {container: {image: query, ports: [8000]}}\n"
+    file.write_text(MINIMAL.read_text().replace("analytics\n", "analytics\n" + scaler, 1))
     code, output = invoke("check", str(file))
     assert code == 0
     assert output.endswith(
-        "cluster 'analytics': discovery is checked, but this version does not act on it yet\n"
+        "cluster 'analytics': scaler is checked, but this version does not act on it yet\n"
     )

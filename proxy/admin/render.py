@@ -74,7 +74,7 @@ def summary_lines(status: Document) -> list[str]:
     ]
     if status["unready_reason"] is not None:
         lines.append(f"not ready: {status['unready_reason']}")
-    lines += reload_lines(status)
+    lines += reload_lines(status) + source_lines(status)
     for listener in status["listeners"]:
         where = "is drained" if listener["drained"] else f"on {listener['address']}"
         lines.append(f"listener {listener['name']} {where}")
@@ -102,6 +102,17 @@ def reload_lines(status: Document) -> list[str]:
     more = last["fault_count"] - 1
     others = f" (and {more} more, see homeport check)" if more else ""
     return [f"{text}, the last one is served on: {last['fault']['text']}{others}"]
+
+
+def source_lines(status: Document) -> list[str]:
+    """A line for each source of endpoints that cannot be asked."""
+    return [
+        f"discovery {source['kind']}"
+        + (f" of {source['cluster']}" if source["cluster"] else "")
+        + f" fails for {duration(source['since_s'])}, its last answer holds: {source['problem']}"
+        for source in status["discovery"]
+        if source["state"] == "failing"
+    ]
 
 
 def endpoint_rows(status: Document) -> list[Sequence[str]]:

@@ -2,6 +2,7 @@
 
 from proxy.config.container_schema import Container, ContainerHealthCheck, Docker, Process
 from proxy.config.schema import Cluster
+from proxy.drivers.labels import CLUSTER
 from proxy.drivers.spec import (
     ContainerSpec,
     EngineHealthCheck,
@@ -11,8 +12,6 @@ from proxy.drivers.spec import (
     Resources,
     Selector,
 )
-
-CLUSTER_LABEL = "homeport.cluster"
 
 
 def engine_options(section: Docker) -> EngineOptions:
@@ -40,7 +39,7 @@ def selector(cluster: Cluster) -> Selector | None:
         port = next((each.port for each in container.ports if each.protocol == "tcp"), None)
     return Selector(
         cluster=cluster.name,
-        labels=labels or ((CLUSTER_LABEL, cluster.name),),
+        labels=labels or ((CLUSTER, cluster.name),),
         port=port or 0,
         network=docker.network if docker is not None else "",
     )
@@ -65,7 +64,7 @@ def _selected_labels(cluster: Cluster) -> dict[str, str]:
 
 def _container(section: Container, selected: dict[str, str]) -> ContainerSpec:
     resources = section.resources
-    labels = {name: value for name, value in selected.items() if name != CLUSTER_LABEL}
+    labels = {name: value for name, value in selected.items() if name != CLUSTER}
     return ContainerSpec(
         image=section.image,
         pull=section.pull,

@@ -44,8 +44,8 @@ class DnsDiscovery(Section):
     name: DnsName
     """The name: `query.internal`, or `_http._tcp.query.internal` with `record: srv`. Required."""
     record: Record = "a"
-    """`a`: addresses, IPv6 too, each an endpoint at `port`; `srv`: names, ports and weights; only the best priority is
-    used. Default a."""
+    """`a`: addresses, those of IPv6 when there are no others, each an endpoint at `port`; `srv`: names, ports and
+    weights; only the best priority is used. Default a."""
     port: ServicePort | None = None
     """Port of the endpoints, 1 to 65535; required with `a`, and only with it. Default none."""
     refresh: Duration = written("30s")
@@ -66,8 +66,8 @@ class FileDiscovery(Section):
     """A file with a list of endpoints, written as `endpoints` of a cluster is."""
 
     path: File
-    """The file, YAML or JSON. It is read again when it changes; one that is wrong or gone changes nothing.
-    Required."""
+    """The file, YAML or JSON. It is read again when it changes; one that is wrong or gone changes nothing. There is no
+    `${…}` in it. Required."""
     refresh: Duration = written("5s")
     """Time between two looks at it, at least 100ms. Default 5s."""
 

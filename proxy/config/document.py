@@ -81,13 +81,18 @@ class Document:
         return value
 
 
-def read_document(text: str, interpolate: Callable[[str], str]) -> Document:
-    """Read one YAML document. `interpolate` replaces `${…}` in values and raises `BadValue`.
+def read_document(
+    text: str,
+    interpolate: Callable[[str], str],
+    expected: str = "a mapping with listeners, clusters and routes",
+) -> Document:
+    """Read one YAML document. `interpolate` replaces `${…}` in values and raises `BadValue`; `expected` is what should
+    be in it.
 
     Raises `UnreadableDocument` where reading cannot go on; everything else is in the document's `troubles`.
     """
     try:
-        root = _Composer(text).compose()
+        root = _Composer(text).compose(expected)
     except yaml.YAMLError as error:
         raise UnreadableDocument(_syntax_trouble(error)) from error
     document = Document()
@@ -124,11 +129,11 @@ class _Composer:
         self._anchors: dict[str, _Node] = {}
         self._left = _MAX_VALUES
 
-    def compose(self) -> _Node:
+    def compose(self, expected: str) -> _Node:
         next(self._events)  # StreamStart
         event = next(self._events)
         if isinstance(event, yaml.StreamEndEvent):
-            raise _unreadable(Mark(1, 1), "is empty", "a mapping with listeners, clusters and routes")
+            raise _unreadable(Mark(1, 1), "is empty", expected)
         root = self._node(next(self._events), 0)
         next(self._events)  # DocumentEnd
         event = next(self._events)

@@ -98,7 +98,7 @@ def locate(error: ConfigError, content: bytes, file: str) -> Fault:
     """The place in `content` of a fault that showed only when the configuration was put to use."""
     mark = Mark(1, 1)
     try:
-        marks = read_document(_decode(content, file), lambda text: text).marks
+        marks = read_document(decode(content, file), lambda text: text).marks
     except (InvalidConfig, UnreadableDocument):
         marks = {}
     for path in sorted(marks, key=len):
@@ -122,35 +122,36 @@ def load_bytes(
     `file` is the name in faults; `directory` is where relative paths begin. Without a `wall` the files of certificates
     are not looked at. `referred` takes note of the files that `${file:…}` brings in.
     """
-    text = _decode(content, file)
+    text = decode(content, file)
     interpolate = Interpolator(
         os.environ if environment is None else environment, directory, (referred or ReferredFiles()).read
     )
     try:
         document = read_document(text, interpolate)
     except UnreadableDocument as error:
-        raise InvalidConfig([_fault(file, error.trouble)]) from error
+        raise InvalidConfig([fault_of(file, error.trouble)]) from error
     config, troubles = _judge(document, directory.absolute(), wall() if wall is not None else None)
     if troubles:
         # The same value may be seen through several aliases, and by a model and a rule.
-        faults = {_fault(file, trouble) for trouble in troubles}
+        faults = {fault_of(file, trouble) for trouble in troubles}
         order = sorted(faults, key=lambda fault: (fault.line, fault.column, fault.path, fault.message))
         raise InvalidConfig(order[:MAX_FAULTS])
     assert config is not None
     return config
 
 
-def _decode(content: bytes, file: str) -> str:
+def decode(content: bytes, file: str) -> str:
+    """The text of a file called `file`. Raises `InvalidConfig`."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         mark = _place(content[: error.start].decode("utf-8-sig"))
         trouble = Trouble(mark, (), "is not UTF-8", f"byte 0x{content[error.start]:02x}", "UTF-8 text")
-        raise InvalidConfig([_fault(file, trouble)]) from error
+        raise InvalidConfig([fault_of(file, trouble)]) from error
     if (match := _UNPRINTABLE.search(text)) is not None:
         mark, value = _place(text[: match.start()]), f"U+{ord(match[0]):04X}"
         trouble = Trouble(mark, (), "has a control character", value, "printable text")
-        raise InvalidConfig([_fault(file, trouble)])
+        raise InvalidConfig([fault_of(file, trouble)])
     return text
 
 
@@ -168,7 +169,7 @@ def _judge(document: Document, directory: FilePath, now: float | None) -> tuple[
     except ValidationError as error:
         for each in error.errors(include_url=False, include_input=False)[:MAX_FAULTS]:
             context = each.get("ctx", {})
-            found.append(_model_trouble(document, each["loc"], each["type"], context, each["msg"]))
+            found.append(model_trouble(document, each["loc"], each["type"], context, each["msg"]))
     conflicts = chain(
         find_conflicts(document), find_locality_conflicts(document), find_scaler_conflicts(document)
     )
@@ -184,10 +185,15 @@ def _judge(document: Document, directory: FilePath, now: float | None) -> tuple[
     return config, troubles + [trouble for trouble in found if trouble.path not in document.broken]
 
 
-def _model_trouble(
-    document: Document, loc: tuple[int | str, ...], kind: str, context: Mapping[str, Any], text: str
+def model_trouble(
+    document: Document,
+    loc: tuple[int | str, ...],
+    kind: str,
+    context: Mapping[str, Any],
+    text: str,
+    root: type[BaseModel] = Config,
 ) -> Trouble:
-    """What a pydantic error means to the author of the file."""
+    """What a pydantic error means to the author of the file. `root` is the model that paths begin in."""
     path: Path = loc
     if path and path[-1] == "[key]" and path not in document.marks:
         key = path[-2]
@@ -196,9 +202,9 @@ def _model_trouble(
     mark = document.mark(path)
     if kind == "extra_forbidden":
         mark = document.key_marks.get(path) or mark
-        return Trouble(mark, path, "is not a known key", quoted(str(path[-1])), _expected_keys(path))
+        return Trouble(mark, path, "is not a known key", quoted(str(path[-1])), _expected_keys(path, root))
     if kind == "missing":
-        return Trouble(mark, path, "is missing", None, _expected_field(path))
+        return Trouble(mark, path, "is missing", None, _expected_field(path, root))
     if kind == "fault":
         if context["key"]:
             path = (*path, context["key"])
@@ -229,7 +235,8 @@ def _shown(document: Document, path: Path) -> str | None:
     return "a mapping" if isinstance(value, dict) else "a list"
 
 
-def _fault(file: str, trouble: Trouble) -> Fault:
+def fault_of(file: str, trouble: Trouble) -> Fault:
+    """`trouble` in a file called `file`."""
     mark = trouble.mark
     path = path_text(trouble.path)
     return Fault(file, mark.line, mark.column, path, trouble.message, trouble.value, trouble.expected)
@@ -238,15 +245,15 @@ def _fault(file: str, trouble: Trouble) -> Fault:
 # --- What the schema says about a path
 
 
-def _expected_keys(path: Path) -> str:
-    model = model_at(path[:-1])
+def _expected_keys(path: Path, root: type[BaseModel]) -> str:
+    model = model_at(path[:-1], root)
     fields = model.model_fields if model is not None else {}
     known = sorted(field.alias or name for name, field in fields.items())
     return f"one of {', '.join(known)}{did_you_mean(str(path[-1]), known)}"
 
 
-def _expected_field(path: Path) -> str:
-    model = model_at(path[:-1])
+def _expected_field(path: Path, root: type[BaseModel]) -> str:
+    model = model_at(path[:-1], root)
     field = model.model_fields.get(str(path[-1])) if model is not None else None
     for note in field.metadata if field is not None else ():
         if isinstance(note, Kind):
@@ -255,9 +262,9 @@ def _expected_field(path: Path) -> str:
     return "a list" if is_list else "a mapping"
 
 
-def model_at(path: Path) -> type[BaseModel] | None:
-    """The model of the mapping at `path`; `None` where the schema has none."""
-    model: type[BaseModel] | None = Config
+def model_at(path: Path, root: type[BaseModel] = Config) -> type[BaseModel] | None:
+    """The model of the mapping at `path`, which begins in `root`; `None` where the schema has none."""
+    model: type[BaseModel] | None = root
     for part in path:
         if isinstance(part, str):
             field = model.model_fields.get(part) if model is not None else None

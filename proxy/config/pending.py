@@ -8,8 +8,5 @@ from proxy.config.schema import Config
 def pending(config: Config) -> Iterator[str]:
     """A line for each section that nothing acts on."""
     for cluster in config.clusters:
-        unused = ["discovery"] if cluster.discovery is not None else []
         if cluster.scaler is not None and cluster.scaler.driver == "docker":
-            unused.append("scaler")
-        for name in unused:
-            yield f"cluster {cluster.name!r}: {name} is checked, but this version does not act on it yet"
+            yield f"cluster {cluster.name!r}: scaler is checked, but this version does not act on it yet"

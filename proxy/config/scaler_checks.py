@@ -15,8 +15,9 @@ from proxy.config.container_values import (
     parse_port_mapping,
 )
 from proxy.config.document import Document
-from proxy.config.faults import BadValue, Path
+from proxy.config.faults import BadValue, Path, quoted
 from proxy.config.values import parse_boolean, parse_integer
+from proxy.drivers.labels import CLUSTER
 
 _T = TypeVar("_T")
 _SECTIONS = (
@@ -36,6 +37,7 @@ def find_scaler_conflicts(document: Document) -> Iterator[Conflict]:
     """Every broken rule, in no particular order."""
     if not isinstance(document.data, dict):
         return
+    yield from _selectors(document)
     for path, cluster in items_at(document, ("clusters",)):
         yield from _empty_sections(document, path)
         yield from _sources(path, cluster)
@@ -67,6 +69,24 @@ def _sources(path: Path, cluster: dict[str, Any]) -> Iterator[Conflict]:
         if scaler.get("driver") == "process" and "docker" in discovery:
             problem = "finds no process of the scaler"
             yield Conflict((*path, "discovery", "docker"), problem, "driver: docker, or no discovery")
+
+
+def _selectors(document: Document) -> Iterator[Conflict]:
+    """A container belongs to the first cluster whose labels it has."""
+    before: list[tuple[str, dict[str, str]]] = []
+    for path, cluster in items_at(document, ("clusters",)):
+        section = document.get((*path, "discovery", "docker"))
+        labels = section.get("labels", {}) if isinstance(section, dict) else None
+        name = cluster.get("name")
+        if not isinstance(labels, dict) or not isinstance(name, str):
+            continue
+        labels = labels or {CLUSTER: name}
+        for other, wider in before:
+            if all(key in labels and value in ("", labels[key]) for key, value in wider.items()):
+                problem = f"takes no container that cluster {quoted(other)}, which comes first, does not take"
+                yield Conflict((*path, "discovery", "docker"), problem, "other labels, or another order")
+                break
+        before.append((name, labels))
 
 
 def _drivers(path: Path, scaler: dict[str, Any]) -> Iterator[Conflict]:

@@ -48,9 +48,14 @@ class SlotAllocator:
             slot = self._slots[key] = heappop(self._free)
         return slot
 
+    @property
+    def is_full(self) -> bool:
+        """Nothing new gets a slot."""
+        return not self._free
+
     def has_room_for(self, key: str) -> bool:
         """Whether `key` has a slot, or could get one."""
-        return key in self._slots or bool(self._free)
+        return key in self._slots or not self.is_full
 
     def release(self, key: str) -> None:
         """Free the slot of what is gone for good; a no-op for what has none."""

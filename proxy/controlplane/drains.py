@@ -81,7 +81,7 @@ class Drains:
         ids = {member.spec.id for member in found}
         names = {called(member.cluster.name, member.spec) for member in found}
         if is_drained:
-            is_one = any(name in (member.spec.id, str(member.spec.address)) for member in found)
+            is_one = any(name in _addresses_of(member) for member in found)
             added = ids if is_one else names
         else:
             # The others of that name stay drained.
@@ -106,9 +106,9 @@ class Drains:
 
 
 def find_endpoints(members: Iterable[Member], name: str, away: Collection[str] = ()) -> list[Member]:
-    """The endpoints called `name`: an id (`CLUSTER/ADDRESS`), a cluster with a configured name
-    (`CLUSTER/query-1:9000`), which may have several addresses, or an address or configured name that only one cluster
-    has. Nobody need have a name that is among those `away`.
+    """The endpoints called `name`: an id, a cluster with an address or a name (`CLUSTER/query-1:9000`), which may have
+    several addresses, or an address or name that only one cluster has. Nobody need have a name that is among those
+    `away`.
 
     Raises `UnknownTarget`, with what may have been meant.
     """
@@ -116,7 +116,7 @@ def find_endpoints(members: Iterable[Member], name: str, away: Collection[str] =
     clusters: dict[str, set[str]] = {}
     for member in members:
         spec, cluster = member.spec, member.cluster.name
-        for alias in {spec.id, called(cluster, spec), str(spec.address), spec.name}:
+        for alias in {called(cluster, spec), spec.name, *_addresses_of(member)}:
             known.setdefault(alias, []).append(member)
             clusters.setdefault(alias, set()).add(cluster)
     found = known.get(name)
@@ -131,6 +131,12 @@ def find_endpoints(members: Iterable[Member], name: str, away: Collection[str] =
         names = sorted(f"{cluster}/{name}" for cluster in clusters[name])[:MAX_SUGGESTED]
         raise UnknownTarget(f"several clusters have an endpoint {name!r}", names)
     return found
+
+
+def _addresses_of(member: Member) -> tuple[str, ...]:
+    """What means this endpoint and no other that has its name."""
+    spec = member.spec
+    return spec.id, str(spec.address), f"{member.cluster.name}/{spec.address}"
 
 
 def check_listener(names: Sequence[str], name: str) -> None:

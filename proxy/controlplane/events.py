@@ -51,6 +51,10 @@ class EventType(Enum):
     DEPLOY_HALTED = "deploy_halted"
     ENGINE_LOST = "engine_lost"
     ENGINE_BACK = "engine_back"
+    FOUND = "found"
+    GONE = "gone"
+    SOURCE_LOST = "source_lost"
+    SOURCE_BACK = "source_back"
 
 
 # What an operator should see in the log without looking for it.
@@ -64,6 +68,7 @@ _WARNINGS = frozenset(
         EventType.INSTANCE_DIED,
         EventType.DEPLOY_HALTED,
         EventType.ENGINE_LOST,
+        EventType.SOURCE_LOST,
     }
 )
 
@@ -79,7 +84,7 @@ class Event:
     type: EventType
     subject: str
     """What it happened to: an endpoint's id, an instance's name, `cluster NAME`, `listener NAME`, `function NAME`,
-    `engine`, or `configuration`."""
+    `discovery KIND [of CLUSTER]`, `engine`, or `configuration`."""
     text: str
     """Why, and until when, for people."""
 

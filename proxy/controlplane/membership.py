@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from proxy.config.endpoints import NO_SLOT, merge
+from proxy.controlplane.events import EventLog, EventType
 from proxy.snapshot import EndpointSpec, Snapshot
 
 Said = tuple[EndpointSpec, ...]
@@ -65,10 +66,34 @@ class Membership:
         self._answered = {(source, cluster) for source, cluster in self._answered if cluster in kept}
 
     def departures(self, present: Iterable[EndpointSpec]) -> dict[str, str]:
-        """Why endpoints of sources, out of those that are `present`, get nothing new from now on, by id: they leave, or
-        no source names them any more."""
-        staying: dict[str, str] = {}
+        """Why endpoints, out of those that are `present`, get nothing new from now on, by id: they leave, or no source
+        names them any more. Those of a cluster of which nobody stays go on until the next snapshot brings others."""
+        present = tuple(present)
+        named: dict[str, str] = {}
         for said in self.found.values():
-            staying |= {spec.id: spec.leaving for spec in merge(said)}
-        gone = {spec.id: staying.get(spec.id, "it is gone") for spec in present if spec.source}
-        return {own: why for own, why in gone.items() if why}
+            named |= {spec.id: spec.leaving for spec in merge(said)}
+        kept = {_cluster_of(spec) for spec in present if not spec.source or named.get(spec.id) == ""}
+        found = {spec.id: named[spec.id] for spec in present if named.get(spec.id)}
+        for spec in present:
+            if spec.source and spec.id not in named and _cluster_of(spec) in kept:
+                found[spec.id] = "it is gone"
+        return found
+
+
+def tell_of_membership(events: EventLog, before: Snapshot | None, now: Snapshot) -> None:
+    """Tell which endpoints of sources have come, and which have gone."""
+    last, present = _found_in(before), _found_in(now)
+    for own in sorted(last.keys() - present.keys()):
+        events.tell(EventType.GONE, own, f"{last[own].name}, by {last[own].source}")
+    for own in sorted(present.keys() - last.keys()):
+        spec = present[own]
+        events.tell(EventType.FOUND, own, f"{spec.name} at {spec.address}, by {spec.source}")
+
+
+def _found_in(snapshot: Snapshot | None) -> dict[str, EndpointSpec]:
+    clusters = snapshot.clusters if snapshot is not None else ()
+    return {spec.id: spec for cluster in clusters for spec in cluster.endpoints if spec.source}
+
+
+def _cluster_of(spec: EndpointSpec) -> str:
+    return spec.id.partition("/")[0]

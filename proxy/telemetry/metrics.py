@@ -43,6 +43,7 @@ from proxy.scoreboard import (
     Scoreboard,
 )
 from proxy.snapshot import CertificateSpec, EndpointSpec, Snapshot
+from proxy.telemetry.discovery_metrics import discovery_families
 from proxy.telemetry.families import Lines, counters, gauges
 from proxy.telemetry.locality_metrics import locality_families
 from proxy.telemetry.processes import (
@@ -233,6 +234,7 @@ class ScoreboardCollector(Collector):
             row[C_CERTIFICATES_FAILING],
         )
         yield _certificate_ends(snapshot)
+        yield from discovery_families(row)
         yield from self._endpoint_families(snapshot)
         yield from standing_families(self._board, snapshot, now=self._clock.monotonic())
         yield from locality_families(self._board, snapshot)

@@ -56,6 +56,8 @@ class DaemonView:
     """What the scaler says of clusters that it sizes, by name."""
     last_reload: Document | None = None
     """What became of the last one since control started; `None` = there was none."""
+    discovery: Sequence[Document] = ()
+    """The sources of endpoints besides the configuration, and how they fare."""
 
 
 def unready_reason(view: DaemonView) -> str | None:
@@ -125,6 +127,7 @@ def status_document(view: DaemonView) -> Document:
         "generation": snapshot.generation if snapshot else 0,
         "applied_generation": report.applied_generation,
         "last_reload": view.last_reload,
+        "discovery": list(view.discovery),
         "listeners": [
             *(_listener(board, name, str(address)) for name, address in report.listeners),
             *(_listener(board, name, None) for name in _drained_listeners(snapshot)),

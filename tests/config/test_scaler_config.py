@@ -444,6 +444,18 @@ def test_faults_of_discovery(text, fault):
     assert told.startswith(f"clusters[0].{fault}"), told
 
 
+def test_a_cluster_whose_containers_another_takes_is_refused():
+    wide, narrow = "{labels: {app: etl}}", "§{labels: {app: etl, tier: a}}"
+    top = "  - {name: other, discovery: {docker: %s}}\n"
+    told = faults(f"discovery: {{docker: {wide}}}", top=top % narrow)
+    assert told == (
+        "clusters[1].discovery.docker: takes no container that cluster 'etl', which comes first, does not take,"
+        " got a mapping, expected other labels, or another order"
+    )
+    load(BASE + f"    discovery: {{docker: {narrow.removeprefix('§')}}}\n" + top % wide)
+    load(BASE + "    discovery: {docker: {}}\n" + top % "{}")
+
+
 def test_a_source_that_finds_no_instance_of_the_scaler_is_refused():
     told = faults("discovery: {dns: §{name: a, port: 1}}", container())
     assert told.startswith("clusters[0].discovery.dns: finds no instance of the scaler")

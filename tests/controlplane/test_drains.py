@@ -32,7 +32,10 @@ def standings():
             spec("etl", "10.0.0.3", 2, "10.0.0.3:9000"),
         ),
     )
-    ml = ClusterSpec("ml", endpoints=(spec("ml", "10.0.0.3", 3, "10.0.0.3:9000"),))
+    container = EndpointSpec(
+        "ml/0123456789ab", 4, TcpAddress("10.0.0.4", 9000), "ml-1", instance="0123456789abcdef"
+    )
+    ml = ClusterSpec("ml", endpoints=(spec("ml", "10.0.0.3", 3, "10.0.0.3:9000"), container))
     world.standings.update(Snapshot(2, (), (etl, ml), ()))
     return world.standings
 
@@ -45,6 +48,9 @@ def standings():
         ("query:9000", [A, B]),
         ("etl/query:9000", [A, B]),
         ("ml/10.0.0.3:9000", ["ml/10.0.0.3:9000"]),
+        ("ml/0123456789ab", ["ml/0123456789ab"]),
+        ("ml/10.0.0.4:9000", ["ml/0123456789ab"]),
+        ("ml-1", ["ml/0123456789ab"]),
     ],
 )
 def test_names(standings, name, found):
@@ -63,7 +69,7 @@ def test_names(standings, name, found):
         (
             "zzz",
             "there is no endpoint 'zzz'; there are etl/10.0.0.1:9000, etl/10.0.0.2:9000, etl/10.0.0.3:9000,"
-            " ml/10.0.0.3:9000",
+            " ml/0123456789ab, ml/10.0.0.3:9000",
         ),
     ],
 )

@@ -3,8 +3,8 @@
 import asyncio
 from dataclasses import replace
 
+from control_world import World, settle
 from support.wait import LIMIT_S
-from test_control import World, settle
 
 from proxy.config.endpoints import NO_SLOT, endpoint_id, merge
 from proxy.controlplane.membership import Membership

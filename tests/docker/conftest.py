@@ -33,17 +33,28 @@ BUILD_S = 900.0
 
 
 @pytest.fixture(scope="session")
-def image() -> str:
-    """The name of the image, just built."""
+def base_image() -> str:
+    """The name of an image with Python, which the engine has."""
     if reason := why_no_engine():
         pytest.skip(reason)
     dockerfile = (ROOT / "Dockerfile").read_text()
     default = dockerfile.partition("\nARG BASE_IMAGE=")[2].partition("\n")[0]
     base = os.environ.get("HOMEPORT_BASE_IMAGE", default)
+    _require(base)
+    return base
+
+
+def _require(name: str) -> None:
+    if docker("image", "inspect", name, check=False).returncode:
+        pytest.skip(f"the engine has no image {name}: pull it, or set HOMEPORT_BASE_IMAGE")
+
+
+@pytest.fixture(scope="session")
+def image(base_image: str) -> str:
+    """The name of the image, just built."""
+    base = base_image
     build = os.environ.get("HOMEPORT_BUILD_IMAGE", base)
-    for name in (base, build):
-        if docker("image", "inspect", name, check=False).returncode:
-            pytest.skip(f"the engine has no image {name}: pull it, or set HOMEPORT_BASE_IMAGE")
+    _require(build)
     values = (f"BASE_IMAGE={base}", f"BUILD_IMAGE={build}", f"COMPILE={COMPILE}")
     arguments = [word for value in values for word in ("--build-arg", value)]
     docker("build", "--tag", IMAGE, *arguments, str(ROOT), limit_s=BUILD_S)
