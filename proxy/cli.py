@@ -110,14 +110,11 @@ def check(
     """
     from proxy.config.faults import InvalidConfig, printable
     from proxy.config.load import load_file
-    from proxy.config.pending import pending
 
     faults: tuple[Fault, ...] = ()
     counts: dict[str, int] = {}
-    notes: list[str] = []
     try:
-        config = load_file(file)
-        counts, notes = _counts(config), list(pending(config))
+        counts = _counts(load_file(file))
     except InvalidConfig as error:
         faults = error.faults
     if as_json:
@@ -126,7 +123,6 @@ def check(
             "file": str(file),
             "ok": not faults,
             "faults": [asdict(fault) for fault in faults],
-            "notes": notes,
             **counts,
         }
         _print(json.dumps(report))
@@ -135,8 +131,6 @@ def check(
     else:
         summary = ", ".join(f"{number} {_plural(name, number)}" for name, number in counts.items())
         _print(printable(f"{file}: ok: {summary}"))
-        for line in notes:
-            _print(printable(f"{file}: note: {line}"))
     raise typer.Exit(EXIT_FAULTS if faults else 0)
 
 

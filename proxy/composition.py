@@ -18,7 +18,6 @@ from proxy.config.diff import describe_changes
 from proxy.config.faults import Fault, InvalidConfig
 from proxy.config.load import ConfigFile, locate
 from proxy.config.material import NO_MATERIAL, TlsMaterial, served_material
-from proxy.config.pending import pending
 from proxy.config.schema import Config
 from proxy.controlplane.cores import auto_workers
 from proxy.controlplane.counts import SourceCounts
@@ -127,7 +126,7 @@ class Control:
             board,
             self.events,
             self._membership,
-            lambda: None,
+            lambda: self._engine.driver,
             self._resilience.standings,
             self.residencies,
             lambda: self._snapshot,
@@ -217,8 +216,6 @@ class Control:
         known: Mapping[str, tuple[TcpAddress, ...]],
         last_good: TlsMaterial = NO_MATERIAL,
     ) -> Sources:
-        for line in pending(config):
-            _log.warning("%s", line)
         # In a thread: the loop must go on beating while certificates are read.
         return await asyncio.to_thread(
             Sources,

@@ -97,7 +97,6 @@ def test_check_as_json(bad):
             "file": str(MINIMAL),
             "ok": True,
             "faults": [],
-            "notes": [],
             "listeners": 1,
             "clusters": 1,
             "endpoints": 2,
@@ -291,14 +290,3 @@ def test_other_commands_let_stop_signals_through():
         assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGTERM, signal.SIGINT}
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def test_check_tells_what_nothing_acts_on(tmp_path):
-    file = tmp_path / "scaled.yaml"
-    scaler = "    scaler: {container: {image: query, ports: [8000]}}\n"
-    file.write_text(MINIMAL.read_text().replace("analytics\n", "analytics\n" + scaler, 1))
-    code, output = invoke("check", str(file))
-    assert code == 0
-    assert output.endswith(
-        "cluster 'analytics': scaler is checked, but this version does not act on it yet\n"
-    )

@@ -82,7 +82,7 @@ class Discovery:
         """Go on with the sources that `config` names, and begin with those that are new."""
         selectors = [selector(cluster) for cluster in config.clusters]
         await self._engine.update(config)
-        self._update_docker(tuple(each for each in selectors if each is not None))
+        self._update_docker(tuple(each for each in selectors if each is not None), config.docker.owner)
         last, self._polled = self._polled, {}
         for cluster in config.clusters:
             said = _said_of(cluster)
@@ -132,7 +132,7 @@ class Discovery:
         clusters = [report.cluster] if report.cluster else [each.cluster for each in self._selectors]
         return all(self._membership.of(report.kind, each) for each in clusters)
 
-    def _update_docker(self, selectors: tuple[Selector, ...]) -> None:
+    def _update_docker(self, selectors: tuple[Selector, ...], owner: str) -> None:
         driver, source = self._engine.driver, self._docker
         is_same, self._selectors = selectors == self._selectors, selectors
         clusters = frozenset(each.cluster for each in selectors)
@@ -145,7 +145,7 @@ class Discovery:
         self._docker = None
         if driver is not None:
             report = self._new_report(DOCKER, "")
-            self._docker = DockerSource(driver, clusters, self._membership, report, self._clock)
+            self._docker = DockerSource(driver, clusters, self._membership, report, self._clock, owner=owner)
             self._docker.start()
 
     def _new_polled(self, cluster: str, said: _Said) -> PolledSource:

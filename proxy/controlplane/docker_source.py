@@ -69,12 +69,16 @@ class DockerSource:
         membership: Membership,
         report: SourceReport,
         clock: Clock,
+        *,
+        owner: str = "",
     ) -> None:
+        """Of the containers of `owner` the scaler tells, which started them and knows when they serve."""
         self.driver = driver
         self.report = report
         self._clusters = frozenset(clusters)
         self._membership = membership
         self._clock = clock
+        self._owner = owner
         self._instances: dict[str, Instance] = {}
         self._leaving: dict[str, _Leaving] = {}
         self._warned: set[tuple[str, str]] = set()
@@ -160,7 +164,9 @@ class DockerSource:
 
     def _endpoint(self, instance: Instance) -> EndpointSpec | None:
         """The endpoint that a container is; `None` when it is none."""
-        if instance.state not in (State.RUNNING, State.PAUSED):
+        if instance.state not in (State.RUNNING, State.PAUSED) or (
+            instance.owner and instance.owner == self._owner
+        ):
             return None
         if not instance.addresses:
             self._warn(instance, _NO_ADDRESS)

@@ -132,7 +132,7 @@ class Followed:
                     self._tell("" if self._is_leased else NO_LEASE)
                 except EngineError as error:
                     self._is_leased = driver.lease.is_held
-                    _log.warning("%s", error)
+                    self._tell("" if self._is_leased else str(error))
             await self._clock.sleep(LEASE_RENEW_S if self._is_leased else 1.0)
 
 

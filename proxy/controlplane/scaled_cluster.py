@@ -6,20 +6,24 @@ not begin anew with it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from math import inf
 from random import Random
 from typing import Any
 
 from proxy.config.container import instance_spec
-from proxy.config.endpoints import NO_SLOT, endpoint_id
+from proxy.config.container_labels import labelled_endpoint
+from proxy.config.endpoints import endpoint_spec
 from proxy.config.scaler_schema import Scaler as ScalerSection
-from proxy.config.schema import Cluster
+from proxy.config.schema import Cluster, Endpoint
 from proxy.controlplane.events import EventLog, EventType
 from proxy.controlplane.instance_life import Action, FleetParams, Life, Phase, Start, Surroundings
 from proxy.controlplane.instances import Fleet
 from proxy.controlplane.load import LoadMeter
 from proxy.drivers.driver import Usage
-from proxy.drivers.spec import InstanceSpec
+from proxy.drivers.spec import InstanceSpec, Pairs
+from proxy.model import TcpAddress
 from proxy.policy.deploying import Answers, DeployParams, Stage
 from proxy.policy.replacing import ReplacementParams
 from proxy.policy.scaling import Decision, Hold, Scaler
@@ -334,16 +338,21 @@ def _word(version: str) -> int:
 
 
 def _endpoint(cluster: Cluster, life: Life) -> EndpointSpec:
+    """The endpoint that an instance is: what its labels say, and what else the scaler knows."""
     instance, section = life.instance, cluster.scaler
     assert section is not None
-    return EndpointSpec(
-        id=endpoint_id(cluster.name, instance.addresses[0], instance.id),
-        slot=NO_SLOT,
-        address=instance.addresses[0],
-        name=instance.name,
+    address = instance.addresses[0]
+    said = _labelled(address, instance.labels)
+    spec = endpoint_spec(cluster.name, said, address, instance=instance.id, name=instance.name)
+    return replace(
+        spec,
         max_connections=section.max_connections,
-        slots=section.slots,
-        instance=instance.id,
+        slots=said.slots or section.slots,
         leaving=life.leaving,
         veto=life.veto,
     )
+
+
+@lru_cache(maxsize=1024)
+def _labelled(address: TcpAddress, labels: Pairs) -> Endpoint:
+    return labelled_endpoint(address, dict(labels))[0]

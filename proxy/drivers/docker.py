@@ -128,9 +128,9 @@ class DockerDriver:
         that is what is done with images."""
         try:
             return await self.lease.hold(spec.image)
-        except ImageMissing:
+        except ImageMissing as error:
             if spec.pull == "never":
-                raise
+                raise _not_pulled(error.what, spec.image) from error
         await pull(self.engine, spec.image, self._clock)
         return await self.lease.hold(spec.image)
 
@@ -155,8 +155,7 @@ class DockerDriver:
             return await self._create_once(what, order.name, body)
         except ImageMissing as error:
             if spec.pull == "never":
-                problem = f"the engine has no image {spec.image}: pull it there, or set pull: missing"
-                raise EngineNotFound(what, problem) from error
+                raise _not_pulled(what, spec.image) from error
         await pull(self.engine, spec.image, self._clock)
         return await self._create_once(what, order.name, body)
 
@@ -221,3 +220,7 @@ class DockerDriver:
         except EngineError:
             return None
         return usage_of(instance, sample, self._meter)
+
+
+def _not_pulled(what: str, image: str) -> EngineNotFound:
+    return EngineNotFound(what, f"the engine has no image {image}: pull it there, or set pull: missing")

@@ -225,3 +225,16 @@ def test_what_is_wrong_with_a_container_is_told_once(instance, told, caplog):
         assert len(lines) == 1 and lines[0].startswith(f"container etl-1 of cluster etl: {told}")
 
     run(main)
+
+
+def test_what_the_scaler_started_is_the_scalers_to_tell():
+    async def main():
+        world = World()
+        args = world.engine, ["etl"], world.membership, world.report, world.clock
+        world.source = DockerSource(*args, owner="us")
+        world.source.start()
+        await world.tell(Listed((ONE, replace(TWO, owner="us"))))
+        assert list(world.found) == ["etl-1"]
+        world.source.stop()
+
+    asyncio.run(main())
