@@ -2,15 +2,22 @@
 
     FORMAT · length of the legacy's JSON (8 bytes) · legacy · MARK · pickle
 
+The pickle holds the routes, and each cluster, as pickles of their own. Whoever decodes one snapshot after the other
+looks at those alone that have changed: most snapshots are about one cluster, because a name has another address, and a
+worker serves nobody while it decodes.
+
 Pickle, because both ends are this very program and the bytes never leave the daemon's processes. After a re-exec they
 may be another version's: a mark tells, so that no field is ever taken for another. What a control of any version goes
 on from can be read by every version: names it does not know are left, and those that are missing are empty.
 """
 
+import io
 import json
 import pickle
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from hashlib import blake2b
+from typing import Any
 
 import proxy
 from proxy import snapshot as snapshot_module
@@ -20,6 +27,8 @@ from proxy.snapshot import Snapshot
 
 FORMAT = b"homeport legacy 1\n"
 _LENGTH_BYTES = 8
+_PICKLE_FORMAT = 2
+"""How the pickle is made up."""
 
 
 class OtherVersion(ProxyError):
@@ -33,7 +42,7 @@ def _mark() -> bytes:
         for name, part in sorted(vars(snapshot_module).items())
         if isinstance(part, type) and is_dataclass(part)
     ]
-    return blake2b(repr((proxy.__version__, shapes)).encode(), digest_size=16).digest()
+    return blake2b(repr((proxy.__version__, _PICKLE_FORMAT, shapes)).encode(), digest_size=16).digest()
 
 
 MARK = _mark()
@@ -70,23 +79,64 @@ def legacy_of(snapshot: Snapshot) -> Legacy:
     )
 
 
+class _Pickler(pickle.Pickler):
+    """Has dataclasses made by their constructors, which takes a third of the time that setting their fields does."""
+
+    def reducer_override(self, made: Any) -> Any:
+        if is_dataclass(made) and not isinstance(made, type):
+            return type(made), tuple([getattr(made, part.name) for part in fields(made)])
+        return NotImplemented
+
+
+def _pickled(value: object) -> bytes:
+    buffer = io.BytesIO()
+    _Pickler(buffer, protocol=5).dump(value)
+    return buffer.getvalue()
+
+
 def encode_snapshot(snapshot: Snapshot) -> bytes:
     """The bytes of `snapshot`."""
     left = legacy_of(snapshot)
     legacy = json.dumps({part.name: getattr(left, part.name) for part in fields(left)}).encode()
     size = len(legacy).to_bytes(_LENGTH_BYTES, "big")
-    return b"".join((FORMAT, size, legacy, MARK, pickle.dumps(snapshot, protocol=5)))
+    parts = (
+        replace(snapshot, routes=(), clusters=()),
+        _pickled(snapshot.routes),
+        [_pickled(cluster) for cluster in snapshot.clusters],
+    )
+    return b"".join((FORMAT, size, legacy, MARK, _pickled(parts)))
+
+
+class SnapshotDecoder:
+    """Decodes one snapshot after the other; routes and clusters that have not changed stay the same objects."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Any] = {}
+        """The routes and clusters of the last one, by digests of their bytes."""
+
+    def decode(self, data: bytes) -> Snapshot:
+        """The snapshot that `data` encodes. Only for bytes of our own processes: unpickling others' would run their
+        code. Raises `OtherVersion`."""
+        _, end = _legacy_at(data)
+        if not data.startswith(MARK, end):
+            raise OtherVersion("the snapshot is of another version")
+        snapshot: Snapshot
+        snapshot, routes, clusters = pickle.loads(memoryview(data)[end + len(MARK) :])
+        before, self._known = self._known, {}
+        routes, *clusters = [self._part(part, before) for part in (routes, *clusters)]
+        return replace(snapshot, routes=routes, clusters=tuple(clusters))
+
+    def _part(self, data: bytes, before: Mapping[bytes, Any]) -> Any:
+        digest = blake2b(data, digest_size=16).digest()
+        part = self._known[digest] = before[digest] if digest in before else pickle.loads(data)
+        return part
 
 
 def decode_snapshot(data: bytes) -> Snapshot:
-    """The snapshot that `encode_snapshot` encoded. Only for bytes of our own processes: unpickling others' would run
-    their code. Raises `OtherVersion`."""
-    _, end = _legacy_at(data)
-    if not data.startswith(MARK, end):
-        raise OtherVersion("the snapshot is of another version")
-    snapshot = pickle.loads(memoryview(data)[end + len(MARK) :])
-    assert isinstance(snapshot, Snapshot)
-    return snapshot
+    """One snapshot alone, as by `SnapshotDecoder`."""
+    return SnapshotDecoder().decode(data)
 
 
 def decode_legacy(data: bytes) -> Legacy:

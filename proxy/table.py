@@ -12,11 +12,18 @@ class Table:
 
     __slots__ = ("clusters", "generation", "limits", "routes", "snapshot", "timeouts", "upgrades")
 
-    def __init__(self, snapshot: Snapshot, clusters: Mapping[str, Cluster]) -> None:
+    def __init__(
+        self, snapshot: Snapshot, clusters: Mapping[str, Cluster], previous: "Table | None" = None
+    ) -> None:
+        """Routes that are those of `previous` are not compiled again. Raises `ValueError` for one with an impossible
+        header field."""
         self.snapshot = snapshot
         self.generation = snapshot.generation
         self.clusters = clusters
-        self.routes = RouteTable(snapshot.routes)
+        if previous is not None and previous.snapshot.routes is snapshot.routes:
+            self.routes: RouteTable = previous.routes
+        else:
+            self.routes = RouteTable(snapshot.routes)
         self.limits = snapshot.limits
         self.timeouts = snapshot.timeouts
         self.upgrades = snapshot.upgrades

@@ -45,7 +45,7 @@ from proxy.scoreboard import (
     Scoreboard,
 )
 from proxy.snapshot import Snapshot, SourceSpec
-from proxy.snapshot_codec import OtherVersion, decode_snapshot
+from proxy.snapshot_codec import OtherVersion, SnapshotDecoder
 from proxy.surroundings import Surroundings
 from proxy.table import Table
 from proxy.tasks import spawn
@@ -165,7 +165,7 @@ class Worker:
         clusters = build_clusters(
             snapshot, plane.table.clusters if plane is not None else {}, self._surroundings
         )
-        table = Table(snapshot, clusters)
+        table = Table(snapshot, clusters, plane.table if plane is not None else None)
         if plane is None:
             return self._start_plane(table)
         plane.apply(table)
@@ -290,6 +290,7 @@ class _Process:
         self._mailbox = mailbox
         self._stopping = asyncio.Event()
         self._forced = asyncio.Event()
+        self._decoder = SnapshotDecoder()
         self._generation = 0
         self._coming: asyncio.Task[None] | None = None
         """Prepares the next snapshot."""
@@ -355,7 +356,7 @@ class _Process:
             return
         snapshot_fd, *socket_fds = message.fds
         try:
-            snapshot = decode_snapshot(unsealed(snapshot_fd))
+            snapshot = self._decoder.decode(unsealed(snapshot_fd))
         except OtherVersion:
             _log.info("what was served before the upgrade cannot be read: waiting for control")
             message.close()

@@ -69,8 +69,13 @@ class FieldEdits:
     r"""Lines with a CRLF before each and none after the last: `\r\nX-A: 1\r\nX-B: 2`. Empty = none."""
 
 
+_NO_EDITS = FieldEdits()
+
+
 def compile_edits(edits: HeaderEdits) -> FieldEdits:
     """`edits` as bytes (UTF-8). Raises `ValueError` for what could not be a header field."""
+    if not edits.set and not edits.remove:
+        return _NO_EDITS
     removed = [*edits.remove, *(name for name, _ in edits.set)]
     for name in removed:
         if not _FIELD_NAME(name):

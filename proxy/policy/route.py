@@ -45,6 +45,9 @@ Field = Callable[[bytes], bytes | None]
 """Value of the request's field by its lower-case name, several joined by `, ` (RFC 9110 5.3); or `None`."""
 
 
+_NO_REWRITE = RewriteSpec()
+
+
 class CompiledRoute:
     """A route as the data plane uses it."""
 
@@ -88,7 +91,7 @@ class CompiledRoute:
         """Host for the endpoint; empty = the client's."""
         self.request_edits = compile_edits(rewrite.request_headers)
         self.response_edits = compile_edits(rewrite.response_headers)
-        self.is_plain = rewrite == RewriteSpec()
+        self.is_plain = rewrite == _NO_REWRITE
         """Nothing changes on the way: targets, fields and Host pass as they are."""
         answer = spec.action.headers if isinstance(spec.action, RespondSpec) else ()
         self.respond_fields = compile_edits(HeaderEdits(set=answer)).added
