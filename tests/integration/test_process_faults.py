@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -118,16 +119,18 @@ def _is_gone(pid: int) -> bool:
 
 def test_connections_are_shared(pair: Daemon) -> None:
     """16 keep-alive connections: nobody gets more than 55 %. Now and then a worker gets no CPU for longer than the
-    others wait for it, so a round may go wrong."""
+    others wait for it, so a round may go wrong; of eleven, most do not. By chance one round of five would be as even,
+    and most of eleven in one test of a hundred."""
 
-    def round_shares() -> bool:
+    def largest_share() -> float:
         crowd = Crowd(pair, 16, 0)
         crowd.close()
         workers = list(crowd.worker.values())
         wait_for(lambda: pair.metrics()["homeport_downstream_connections"] == 0, "connections to end")
-        return max(workers.count(each) for each in workers) <= 0.55 * len(workers)
+        return max(workers.count(each) for each in workers) / len(workers)
 
-    wait_for(round_shares, "even shares")
+    shares = [largest_share() for _ in range(11)]
+    assert median(shares) <= 0.55, shares
 
 
 def test_every_worker_serves_every_listener(pair: Daemon) -> None:
