@@ -88,7 +88,8 @@ def test_check_as_json(bad):
         "path": "listeners[0].bind",
         "message": "is not an address with a port",
         "value": "8080",
-        "expected": "127.0.0.1:8080, [::1]:8080 or unix:/path; 0.0.0.0:8080 or [::]:8080 for all interfaces",
+        "expected": "127.0.0.1:8080, [::1]:8080 or unix:/path;"
+        " 0.0.0.0:8080 (IPv4) or [::]:8080 (IPv6) for all interfaces",
     }
     code, output = invoke("check", "--json", str(MINIMAL))
     assert (code, json.loads(output)) == (

@@ -35,8 +35,8 @@ def _tcp_socket(bind: TcpAddress) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if is_v6:
-            # `[::]` means all interfaces, so IPv4 too.
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            # As a listener on `[::]` takes IPv6 alone.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((bind.host, bind.port))
         return _listening(sock)
     except OSError:

@@ -30,7 +30,9 @@ _PORT = re.compile(r"[0-9]{1,5}")
 # Longest path of a Unix socket: sun_path has 108 bytes with the final zero (unix(7)).
 _MAX_SOCKET_PATH_BYTES = 107
 ADDRESS_EXPECTED = "host:port, 10.0.0.1:9000, [::1]:9000 or unix:/path"
-BIND_EXPECTED = "127.0.0.1:8080, [::1]:8080 or unix:/path; 0.0.0.0:8080 or [::]:8080 for all interfaces"
+BIND_EXPECTED = (
+    "127.0.0.1:8080, [::1]:8080 or unix:/path; 0.0.0.0:8080 (IPv4) or [::]:8080 (IPv6) for all interfaces"
+)
 
 
 def parse_address(value: object) -> EndpointAddress:

@@ -61,8 +61,8 @@ class Listener(Section):
     name: Name = ""
     """Name for routes, logs and metrics. Default `listener-1` and so on, by position."""
     bind: Bind
-    """Where to listen: `127.0.0.1:8080`, `[::1]:8080`, `unix:/path`; `0.0.0.0:8080` or `[::]:8080` for all
-    interfaces. Port 0 takes a free one. Required."""
+    """Where to listen: `127.0.0.1:8080`, `[::1]:8080`, `unix:/path`; on all interfaces `0.0.0.0:8080` by IPv4 and
+    `[::]:8080` by IPv6: for both, two listeners. Port 0 takes a free one. Required."""
     trusted_proxies: tuple[Network, ...] = ()
     """Networks (CIDR) whose X-Forwarded-*, Forwarded and X-Real-IP are believed; `unix` trusts the peers
     of a Unix socket. Default none: these fields are replaced. `0.0.0.0/0` believes everybody, who can then

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.admin import api, streams
 from proxy.admin.api import MAX_CONNECTIONS, AdminServer
+from proxy.admin.listener import bound_socket
 from proxy.clock import SystemClock
 from proxy.config.faults import Fault
 from proxy.controlplane.drains import DrainReport, UnknownTarget
@@ -287,6 +288,12 @@ def test_ipv6(run):
         await server.stop()
 
     run(main)
+
+
+def test_all_interfaces_of_ipv6_are_not_those_of_ipv4():
+    """As a listener on the same address."""
+    with bound_socket(TcpAddress("::", 0)) as sock:
+        assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
 
 
 def test_a_port_in_use_is_a_fault_of_the_configuration(run):

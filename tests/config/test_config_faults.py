@@ -46,19 +46,19 @@ REPLACED = [
         'bind: "127.0.0.1:8080"',
         "bind: §8080",
         "listeners[0].bind: is not an address with a port, got 8080, expected 127.0.0.1:8080, [::1]:8080"
-        " or unix:/path; 0.0.0.0:8080 or [::]:8080 for all interfaces",
+        " or unix:/path; 0.0.0.0:8080 (IPv4) or [::]:8080 (IPv6) for all interfaces",
     ),
     (
         'bind: "127.0.0.1:8080"',
         'bind: §":8080"',
         "listeners[0].bind: has no host, got ':8080', expected 127.0.0.1:8080, [::1]:8080 or unix:/path;"
-        " 0.0.0.0:8080 or [::]:8080 for all interfaces",
+        " 0.0.0.0:8080 (IPv4) or [::]:8080 (IPv6) for all interfaces",
     ),
     (
         'bind: "127.0.0.1:8080"',
         "bind: §localhost:8080",
         "listeners[0].bind: is a name, not an address, got 'localhost:8080', expected 127.0.0.1:8080,"
-        " [::1]:8080 or unix:/path; 0.0.0.0:8080 or [::]:8080 for all interfaces",
+        " [::1]:8080 or unix:/path; 0.0.0.0:8080 (IPv4) or [::]:8080 (IPv6) for all interfaces",
     ),
     (
         'bind: "127.0.0.1:8080"',
@@ -69,7 +69,7 @@ REPLACED = [
         'listeners: [{name: edge, bind: "127.0.0.1:8080"}]',
         "listeners: [§{name: edge}]",
         "listeners[0].bind: is missing, expected 127.0.0.1:8080, [::1]:8080 or unix:/path; 0.0.0.0:8080"
-        " or [::]:8080 for all interfaces",
+        " (IPv4) or [::]:8080 (IPv6) for all interfaces",
     ),
     (
         "name: edge,",
