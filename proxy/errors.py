@@ -152,8 +152,3 @@ class EngineConflict(EngineError):
 
 class EngineRefused(EngineError):
     """It could not or would not: the spec is wrong for this host, a port is taken, a proxy in front forbids it."""
-
-
-def status_for(error: BaseException) -> int:
-    """The status that answers `error`: its reason's, or 500 for what we did not foresee."""
-    return error.reason.status if isinstance(error, ExchangeError) else Reason.INTERNAL.status

@@ -186,10 +186,10 @@ class BindFailed(Exception):
     def __init__(self, key: str, error: OSError) -> None:
         super().__init__(key, error)
         self.key = key
-        self.error = error
+        self.why = error.strerror or str(error)
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.error.strerror or self.error}"
+        return f"{self.key}: {self.why}"
 
 
 def _close(sock: socket.socket) -> None:

@@ -381,7 +381,7 @@ class Supervisor:
             self.assignment = assignment = self._assign(published, message.fds[0])
         except BindFailed as failed:
             message.close()
-            channel.send({"refused": published.generation, "key": failed.key, "error": str(failed)})
+            channel.send({"refused": published.generation, "key": failed.key, "error": failed.why})
             return
         except (KeyError, TypeError, ValueError):
             message.close()

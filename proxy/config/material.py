@@ -146,12 +146,6 @@ def served_material(snapshot: Snapshot | None) -> TlsMaterial:
     )
 
 
-def read_material(config: Config, *, now: float) -> TlsMaterial:
-    """All of it. Raises `BadMaterial` for the first listener or cluster whose files are not right at `now` (seconds
-    since the Unix epoch)."""
-    return material_of({section: section.read(now) for section in tls_sections(config)})
-
-
 def read_listener_tls(tls: ListenerTls, *, now: float, where: str = "tls") -> ListenerTlsSpec:
     """What `tls` comes to. Raises `BadMaterial` with all that is wrong with its files."""
     reader = _Reader(now)

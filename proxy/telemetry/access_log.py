@@ -55,7 +55,7 @@ AccessRecord = tuple[
     int,  # attempts: connections that the request was sent on, ≥ 0
     int,  # bytes_in: of the request's body, without its framing; of a refused head all that was read
     int,  # bytes_out: sent to the client, the answer's head included
-    float | None,  # connect_s: seconds to get a connection; None = not reached
+    float | None,  # connect_s: seconds from the request's head to a connection; None = not reached
     float | None,  # first_byte_s: seconds from the request's head to the answer's first byte, likewise
     float,  # total_s: seconds from the request's head to the end
     float | None,  # queue_s: seconds waited for a free endpoint; None = did not wait

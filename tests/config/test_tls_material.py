@@ -12,7 +12,8 @@ from proxy.config.build import build_snapshot
 from proxy.config.certificates import read_certificate
 from proxy.config.faults import BadValue, InvalidConfig
 from proxy.config.load import load_bytes, load_file
-from proxy.config.material import read_material
+from proxy.config.material import TlsMaterial, material_of, tls_sections
+from proxy.config.schema import Config
 from proxy.config.slots import Slots
 from proxy.model import TcpAddress
 from proxy.snapshot import ListenerTlsSpec
@@ -227,13 +228,17 @@ def test_the_clock_decides_what_is_valid(folder):
         load_bytes(late, "f", folder, {}, lambda: time.time() + 31 * DAY_S)
 
 
+def read_all(config: Config, now: float) -> TlsMaterial:
+    return material_of({section: section.read(now) for section in tls_sections(config)})
+
+
 def test_a_snapshot_has_all_that_a_worker_needs(folder):
     tls = """{certificates: [{cert: good.crt, key: good.key}, {cert: long.crt, key: long.key},
       {cert: both.pem, key: both.pem}], client_auth: optional, client_ca: ca.crt, min_version: 1.3}"""
     text = text_of(tls, "{ca: ca.crt, cert: good.crt, key: good.key}")
     config = load_bytes(text.encode(), "f", folder, {})
     now = time.time()
-    material = read_material(config, now=now)
+    material = read_all(config, now)
     snapshot = build_snapshot(
         config,
         generation=1,
@@ -265,7 +270,7 @@ def test_the_configured_name_goes_before_the_endpoints_own(folder):
     config = load_bytes(
         text_of(cluster_tls="{ca: ca.crt, server_name: A.Example.}").encode(), "f", folder, {}
     )
-    material = read_material(config, now=time.time())
+    material = read_all(config, time.time())
     snapshot = build_snapshot(config, generation=1, resolved={}, slots=Slots(), material=material)
     assert [each.server_name for each in snapshot.clusters[0].endpoints] == ["a.example"]
 
