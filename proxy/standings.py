@@ -21,7 +21,7 @@ from proxy.policy.breaker import (
     unpack,
 )
 from proxy.policy.failures import FailureKind
-from proxy.policy.slow_start import ramp
+from proxy.policy.slow_start import odds
 from proxy.policy.standing import (
     IN_USE,
     IN_USE_IN_PANIC,
@@ -185,9 +185,8 @@ class Standings:
         return message
 
     def shares(self, now: float) -> dict[Endpoint, float]:
-        """The odds, up to 1, with which those in slow start are among the candidates of a pick. When all are, which is
-        so at a cold start, nobody is held back."""
-        view, params = self.view, self._spec.slow_start
-        odds = {endpoint: ramp(params, now - since) for endpoint, since in view.ramping}
-        most = max(odds.values()) if len(odds) == len(view.usable) else 1.0
-        return {endpoint: share / most for endpoint, share in odds.items()}
+        """The odds, up to 1, with which those in slow start, of which there are some, are among the candidates of a
+        pick."""
+        ramping = self.view.ramping
+        shares = odds(self._spec.slow_start, [now - since for _, since in ramping], len(self.view.usable))
+        return {endpoint: share for (endpoint, _), share in zip(ramping, shares, strict=True)}

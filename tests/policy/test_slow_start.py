@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.policy.slow_start import SlowStartParams, ramp, ramped_weight
+from proxy.policy.slow_start import SlowStartParams, odds, ramp
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,6 @@ from proxy.policy.slow_start import SlowStartParams, ramp, ramped_weight
 def test_ramp(aggression, age_s, expected):
     params = SlowStartParams(window_s=40, min_percent=10, aggression=aggression)
     assert ramp(params, age_s) == pytest.approx(expected)
-    assert ramped_weight(8, params, age_s) == pytest.approx(8 * expected)
 
 
 @pytest.mark.parametrize("params", [SlowStartParams(window_s=0), SlowStartParams(min_percent=100)])
@@ -36,3 +35,12 @@ def test_never_falls():
     shares = [ramp(SlowStartParams(), age_s) for age_s in range(60)]
     assert shares == sorted(shares)
     assert (shares[0], shares[30]) == (0.1, 1)
+
+
+@pytest.mark.parametrize(
+    ("ages_s", "usable", "expected"),
+    [([3, 15], 3, [0.1, 0.5]), ([3, 15], 2, [0.2, 1.0]), ([0, 0], 2, [1.0, 1.0]), ([0], 2, [0.1])],
+)
+def test_odds(ages_s, usable, expected):
+    """Of a pick; at a cold start nobody is held back."""
+    assert odds(SlowStartParams(), ages_s, usable) == pytest.approx(expected)

@@ -7,7 +7,7 @@ says when they are slow, refuse, or answer 503.
 
 import heapq
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from math import inf, log
 from random import Random
@@ -16,29 +16,35 @@ from proxy.model import NO_FACTS
 from proxy.policy.admission import Admitted, PendingQueue, QueueParams, ServiceTimes
 from proxy.policy.breaker import (
     BreakerParams,
+    Circuit,
     CircuitState,
+    Permission,
     generation_of,
+    hurried_s,
     is_stale,
     permission,
     unpack,
 )
 from proxy.policy.failures import FailureKind
-from proxy.policy.health import Health, HealthParams
+from proxy.policy.health import Health, HealthParams, HealthState
 from proxy.policy.outlier import Ejected, OutlierDetector, OutlierParams, Sample
 from proxy.policy.picker import LeastLoaded, SmoothWeightedRoundRobin, connections_per_weight
 from proxy.policy.retry import FailedTry, RetriedRequest, RetryBudget, RetryParams, backoff_s, others, why_not
-from proxy.policy.slow_start import SlowStartParams, ramped_weight
+from proxy.policy.slow_start import SlowStartParams, odds
 from proxy.policy.standing import (
     IN_USE,
     IN_USE_IN_PANIC,
     Marks,
     PanicParams,
+    Standing,
     is_on_trial,
     is_panic,
     standing,
 )
 
 GET = RetriedRequest(b"GET")
+# Seconds between two looks whether the retry budget has room, as in `dataplane.tries`.
+ROOM_LOOK_S = 0.01
 
 
 class VirtualTime:
@@ -112,6 +118,9 @@ class Endpoint:
 class Request:
     arrived: float
     tries: int = 0
+    """Endpoints that were asked; those on trial do not count."""
+    may_try: bool = True
+    """Whether it may be a trial."""
     failed: list = field(default_factory=list)
     has_budget: bool = False
     taken_at: float = 0.0
@@ -150,8 +159,11 @@ class Fleet:
         self.times = ServiceTimes()
         self.picker = LeastLoaded(connections_per_weight, SmoothWeightedRoundRobin())
         self.active = 0
+        self.failed_trials = None
+        """Since all circuits are open; `None` = they are not."""
         self.answers = []
-        """(arrived, ended, what) of every request; `what` is ok, failed, late or refused."""
+        """(arrived, ended, what) of every request; `what` is ok, failed, late, or refused: without an endpoint, or one
+        that it would not wait for too long."""
         self.sent = []
         """(when, endpoint) of every attempt."""
         self.changes = []
@@ -189,7 +201,17 @@ class Fleet:
         self.active += 1
         self.budget.on_request()
         self.budget.fold(now)
+        self._find(request)
+
+    # The request path.
+
+    def _find(self, request):
+        """Send it; with no room anywhere, let it wait."""
+        now = self.time.now
         if not len(self.queue) and self._send(request):
+            return
+        if not self._is_hopeful(request):
+            self._end(request, "refused")
             return
         permits = sum(endpoint.limit for endpoint in self._usable()) or len(self._trials(request))
         answer = self.queue.offer(request, permits=permits, mean_s=self.times.mean_s(), now=now)
@@ -200,34 +222,42 @@ class Fleet:
             self._end(answer.displaced.owner, "refused")
         self.time.at(answer.ticket.deadline, self._expire)
 
-    # The request path.
-
     def _permission(self, endpoint):
         return permission(endpoint.word, self.time.now)
 
     def _usable(self):
+        """Who gets requests, each with its standing."""
         now = self.time.now
         window_s = self.policies.slow_start.window_s
-        found = [
-            (one, standing(one.marks(), self._permission(one), slow_start_s=window_s, now=now))
+        found = {
+            one: standing(one.marks(), self._permission(one), slow_start_s=window_s, now=now)
             for one in self.endpoints
-        ]
-        in_use = IN_USE_IN_PANIC if is_panic([what for _, what in found], self.policies.panic) else IN_USE
-        return [one for one, what in found if what in in_use]
+        }
+        in_use = IN_USE_IN_PANIC if is_panic(found.values(), self.policies.panic) else IN_USE
+        return {one: what for one, what in found.items() if what in in_use}
 
     def _candidates(self, request):
-        candidates = [one for one in others(self._usable(), request.failed) if one.in_flight < one.limit]
-        for one in candidates:
-            age_s = self.time.now - one.since if one.since else inf
-            one.weight = max(round(ramped_weight(100, self.policies.slow_start, age_s)), 1)
-        return candidates
+        return [one for one in others(self._usable(), request.failed) if one.in_flight < one.limit]
+
+    def _drawn(self, candidates):
+        """Those among whom the picker chooses; slow start is by odds."""
+        usable = self._usable()
+        ramping = [one for one, what in usable.items() if what is Standing.SLOW_START]
+        ages_s = [self.time.now - one.since for one in ramping]
+        shares = dict(zip(ramping, odds(self.policies.slow_start, ages_s, len(usable)), strict=True))
+        return [one for one in candidates if self.rng.random() < shares.get(one, 1.0)] or candidates
 
     def _trials(self, request):
-        return [
-            one
-            for one in others(self.endpoints, request.failed)
-            if not one.has_trial and is_on_trial(one.marks(), self._permission(one))
-        ]
+        if not request.may_try and self._usable():
+            return []
+        return [one for one in others(self._on_trial(), request.failed) if not one.has_trial]
+
+    def _on_trial(self):
+        return [one for one in self.endpoints if is_on_trial(one.marks(), self._permission(one))]
+
+    def _is_hopeful(self, request):
+        """Whether anything is usable, or being tried, that has not failed it."""
+        return bool(others([*self._usable(), *self._on_trial()], request.failed))
 
     def _send(self, request):
         trials = self._trials(request)
@@ -235,12 +265,12 @@ class Fleet:
             endpoint = trials[0]
             endpoint.has_trial = True
         else:
-            endpoint = self.picker.pick(self._candidates(request), NO_FACTS)
+            endpoint = self.picker.pick(self._drawn(self._candidates(request)), NO_FACTS)
             if endpoint is None:
                 return False
         self.sent.append((self.time.now, endpoint.id))
         endpoint.in_flight += 1
-        request.tries += 1
+        request.tries += not trials
         request.taken_at = self.time.now
         self._begin(endpoint.service, (request, endpoint, generation_of(endpoint.word), bool(trials)))
         return True
@@ -281,38 +311,63 @@ class Fleet:
         self.times.add(held_s, now=now)
         endpoint.sample.append((failed is not None, held_s))
         self._judge(endpoint, failed is None, generation)
-        if request.has_budget:
-            request.has_budget = False
-            self.budget.give_back()
+        self._give_back(request)
         if failed is None:
             self._end(request, "ok")
         else:
             request.failed.append(endpoint.id)
-            self._retry(request, failed)
+            self._retry(request, replace(failed, is_trial=is_trial))
         self._serve_waiting()
 
     def _retry(self, request, failed):
-        reason = why_not(self.policies.retry, GET, failed, tries=request.tries)
-        if reason is None and self.budget.try_take(self.active, now=self.time.now):
-            request.has_budget = True
-            pause_s = backoff_s(self.policies.retry, request.tries, self.rng)
-            self.time.at(self.time.now + pause_s, self._again, request)
+        """As `dataplane.tries` does it: after a trial at once and outside the budget, else after a pause; without an
+        answer to pass on, as soon as the budget has room."""
+        params, now = self.policies.retry, self.time.now
+        if why_not(params, GET, failed, tries=request.tries) is not None or not self._is_hopeful(request):
+            self._end(request, "failed")
+        elif failed.is_trial:
+            request.may_try = False
+            self._find(request)
+        else:
+            request.has_budget = self.budget.try_take(self.active, now=now)
+            if request.has_budget or (not failed.status and self.budget.has_credit(now)):
+                pause_s = backoff_s(params, request.tries, self.rng)
+                self.time.at(now + pause_s, self._again, request, now + params.max_backoff_s)
+            else:
+                self._end(request, "failed")
+
+    def _again(self, request, room_until):
+        now = self.time.now
+        request.has_budget = request.has_budget or self.budget.try_take(self.active, now=now)
+        if request.has_budget:
+            self._find(request)
+        elif now < room_until:
+            self.time.at(now + ROOM_LOOK_S, self._again, request, room_until)
         else:
             self._end(request, "failed")
 
-    def _again(self, request):
-        if not self._send(request):
+    def _give_back(self, request):
+        if request.has_budget:
             request.has_budget = False
             self.budget.give_back()
-            self._end(request, "failed")
 
     def _serve_waiting(self):
         """Late binding: whoever has its turn, among those who can use what is free."""
+        self._refuse_hopeless()
         while len(self.queue) and (self._trials(NOBODY) or self._candidates(NOBODY)):
             ticket = self.queue.take(self._can_be_sent, now=self.time.now)
             if ticket is None:
                 return
             assert self._send(ticket.owner)
+
+    def _refuse_hopeless(self):
+        """Nobody waits for what will not come: a usable endpoint, or one whose circuit may be tried in time."""
+        closed = [one for one in self.endpoints if self._permission(one) is Permission.REFUSE]
+        trial_at = min([unpack(one.word).until for one in closed], default=inf)
+        for ticket in [one for one in self.queue if trial_at >= one.deadline]:
+            if not self._is_hopeful(ticket.owner):
+                self.queue.leave(ticket)
+                self._end(ticket.owner, "refused")
 
     def _can_be_sent(self, request):
         return bool(self._trials(request) or self._candidates(request))
@@ -322,6 +377,7 @@ class Fleet:
             self._end(ticket.owner, "late")
 
     def _end(self, request, what):
+        self._give_back(request)
         self.active -= 1
         self.answers.append((request.arrived, self.time.now, what))
 
@@ -342,6 +398,7 @@ class Fleet:
                     self._set(endpoint, circuit, CircuitState.CLOSED)
                     endpoint.since = self.time.now
                     self.detector.forgive(endpoint.id)
+                    self._hurry_others()
             return
         endpoint.failures += 1
         if not circuit.state.lets_pass or 0 < self.policies.breaker.failure_threshold <= endpoint.failures:
@@ -349,6 +406,7 @@ class Fleet:
             self._set(
                 endpoint, circuit, CircuitState.OPEN, self.time.now + self.policies.breaker.recovery_timeout_s
             )
+            self._hurry(failed_trials=int(not circuit.state.lets_pass))
         if self.detector.on_failure(endpoint.id):
             self._eject()
 
@@ -358,6 +416,30 @@ class Fleet:
         endpoint.word = circuit.changed(state, until).pack()
         # Who waits may be the one to try it.
         self.time.at(until, self._serve_waiting)
+
+    def _hurry(self, failed_trials):
+        """As `controlplane.circuits` does it: while all circuits are open, one is tried sooner."""
+        if any(unpack(one.word).state.lets_pass for one in self.endpoints):
+            self.failed_trials = None
+            return
+        self.failed_trials = (self.failed_trials or 0) + failed_trials
+        tried = [one for one in self.endpoints if one.marks().health is HealthState.HEALTHY]
+        if tried:
+            first = min(tried, key=lambda one: unpack(one.word).until)
+            self._try_by(first, self.time.now + hurried_s(self.policies.breaker, self.failed_trials))
+
+    def _hurry_others(self):
+        """The first of them has closed: the others are tried at once."""
+        if self.failed_trials is not None:
+            self.failed_trials = None
+            for endpoint in self.endpoints:
+                self._try_by(endpoint, self.time.now)
+
+    def _try_by(self, endpoint, moment):
+        circuit = unpack(endpoint.word)
+        if circuit.state is CircuitState.OPEN and circuit.until > moment:
+            endpoint.word = Circuit(circuit.state, circuit.generation, moment).pack()
+            self.time.at(moment, self._serve_waiting)
 
     def _sweep(self):
         now = self.time.now

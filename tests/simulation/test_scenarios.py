@@ -50,15 +50,15 @@ def cold_start(seed, slow_start):
 
 @seeds
 def test_cold_start(seed):
-    """Slow start keeps the cold endpoint from hurting: half as many requests are slow, none is lost, and in the end it
-    has its full share."""
+    """Slow start keeps the cold endpoint from hurting: a third fewer requests go there at first, though the balancer
+    spares it anyway, being busy; fewer are slow, none is lost, and in the end it has its full share."""
     at_once = cold_start(seed, SlowStartParams(window_s=0))
     ramped = cold_start(seed, SlowStartParams(window_s=30))
     for fleet in (at_once, ramped):
         assert set(fleet.ended()) == {"ok"}
         assert fleet.share("c", 60, 90) == pytest.approx(1 / 3, abs=0.03)
-    assert ramped.share("c", 20, 23) < 0.6 * at_once.share("c", 20, 23)
-    assert ramped.quantile(0.9, 20, 25) < at_once.quantile(0.9, 20, 25)
+    assert ramped.share("c", 20, 23) < 0.7 * at_once.share("c", 20, 23)
+    assert ramped.quantile(0.95, 20, 25) < 0.8 * at_once.quantile(0.95, 20, 25)
 
 
 @seeds
@@ -79,30 +79,27 @@ def test_slow_middle(seed):
 
 @seeds
 def test_flapping(seed):
-    """One of three is down for 5 s of every 10. With room for ten retries nobody notices; with the three that are the
-    default some of those whose requests fail at the same moment do, and never anybody else."""
-    for min_retries in (10, 3):
-        fleet = Fleet(
-            [Service("a"), Service("b", lambda now: Condition(refuses=now % 10 < 5)), Service("c")],
-            seed,
-            breaker=BreakerParams(recovery_timeout_s=7),
-            retry=RetryParams(min_retries=min_retries),
-        )
-        fleet.load(60, 0, 200)
-        fleet.time.run(210)
-        failed = [came for came, _, what in fleet.answers if what != "ok"]
-        assert len(failed) <= (0 if min_retries == 10 else 5 * 20)
-        assert all(came % 10 < 0.5 for came in failed)
-        # At most 5 failures and those under way open it; without a circuit it would be 100 each time.
-        assert len(fleet.sent) - len(fleet.answers) < 8 * 20
-        assert len(fleet.changed("b", "OPEN")) >= 20
-        assert not fleet.changed("a") and not fleet.changed("c")
+    """One of three is down for 5 s of every 10. Nobody notices: those whose requests fail at the same moment wait until
+    the budget has room."""
+    fleet = Fleet(
+        [Service("a"), Service("b", lambda now: Condition(refuses=now % 10 < 5)), Service("c")],
+        seed,
+        breaker=BreakerParams(recovery_timeout_s=7),
+    )
+    fleet.load(60, 0, 200)
+    fleet.time.run(210)
+    assert set(fleet.ended()) == {"ok"}
+    # At most 5 failures and those under way open it; without a circuit it would be 100 each time.
+    assert len(fleet.sent) - len(fleet.answers) < 8 * 20
+    # It spends the 30 s of its slow start coming back, and may be down before it has failed five.
+    assert len(fleet.changed("b", "OPEN")) >= 10
+    assert not fleet.changed("a") and not fleet.changed("c")
 
 
 @seeds
 def test_partial_failure(seed):
     """One of three fails a third of its requests, without any five in a row to speak of. It is left out for that; what
-    it failed before was tried elsewhere."""
+    it failed before was tried elsewhere, but for one 503 or two that came while the budget had no room."""
     fleet = Fleet(
         [Service("a"), Service("b", between(30, 120, Condition(fails_ratio=0.33))), Service("c")],
         seed,
@@ -111,7 +108,7 @@ def test_partial_failure(seed):
     )
     fleet.load(60, 0, 240)
     fleet.time.run(250)
-    assert set(fleet.ended()) == {"ok"}
+    assert set(fleet.ended()) <= {"ok", "failed"} and fleet.ended()["failed"] <= 2
     ejected = fleet.changed("b", "Ejected")
     assert 30 < ejected[0] < 45
     assert fleet.share("b", ejected[0], 120) < 0.15
@@ -153,7 +150,7 @@ def test_recovery_storm(seed):
     fleet.time.run(130)
     assert set(fleet.ended(0, 29)) == {"ok"}
     down = sum(31 <= when < 60 for when, _ in fleet.sent)
-    assert down < 3 * 29  # of 2900 requests, not one in thirty reached a dead endpoint
+    assert down < 29  # of 2900 requests, not one in a hundred reached a dead endpoint
     back = max(fleet.changed(name, "CLOSED")[-1] for name in "abc")
     assert 60 < back < 72
     assert set(fleet.ended(back + 3)) == {"ok"}
@@ -161,26 +158,49 @@ def test_recovery_storm(seed):
 
 
 @seeds
+def test_shared_trouble(seed):
+    """Something that all three need is away for 3 s, and nobody checks them. Their circuits would stay open for a
+    minute; one is tried after 1, 2 and 4 s, and when it closes the others are at once."""
+    fleet = Fleet([Service(name, between(30, 33, Condition(refuses=True))) for name in "abc"], seed)
+    fleet.load(100, 0, 60)
+    fleet.time.run(70)
+    assert len(fleet.changed("a", "OPEN") + fleet.changed("b", "OPEN") + fleet.changed("c", "OPEN")) < 10
+    back = [fleet.changed(name, "CLOSED")[-1] for name in "abc"]
+    assert 33 < min(back) and max(back) < 40
+    assert set(fleet.ended(max(back))) == {"ok"}
+
+
+@seeds
+def test_trials_cost_nothing(seed):
+    """One of three is dead, and no request may be retried but those that try its circuit."""
+    dead = Service("b", between(30, 1e9, Condition(refuses=True)))
+    fleet = Fleet(
+        [Service("a"), dead, Service("c")],
+        seed,
+        breaker=BreakerParams(recovery_timeout_s=5),
+        retry=RetryParams(max_retries=0),
+    )
+    fleet.load(60, 0, 100)
+    fleet.time.run(110)
+    opened = fleet.changed("b", "OPEN")
+    assert len(opened) > 10
+    assert set(fleet.ended(opened[0])) == {"ok"}
+    assert sum(to == "b" and when > opened[0] for when, to in fleet.sent) == len(opened) - 1
+
+
+@seeds
 def test_dead_endpoint(seed):
     """One of three dies for good: after five failures in a row it gets no more than its trials, and none while its
-    checks fail. With room for ten retries no request is lost; with three, some of those before the circuit opened."""
-    for min_retries in (10, 3):
-        dead = Service("b", between(30, 1e9, Condition(refuses=True)))
-        fleet = Fleet(
-            [Service("a"), dead, Service("c")],
-            seed,
-            health=HealthParams(interval_s=10),
-            retry=RetryParams(min_retries=min_retries),
-        )
-        fleet.load(100, 0, 150)
-        fleet.time.run(160)
-        opened = fleet.changed("b", "OPEN")[0]
-        assert opened < 30.5
-        failed = [came for came, _, what in fleet.answers if what != "ok"]
-        assert len(failed) <= (0 if min_retries == 10 else 6)
-        assert all(30 <= came <= opened for came in failed)
-        assert sum(to == "b" and when > opened for when, to in fleet.sent) == 0
-        assert fleet.changed("b", "UNHEALTHY")
+    checks fail. No request is lost."""
+    dead = Service("b", between(30, 1e9, Condition(refuses=True)))
+    fleet = Fleet([Service("a"), dead, Service("c")], seed, health=HealthParams(interval_s=10))
+    fleet.load(100, 0, 150)
+    fleet.time.run(160)
+    opened = fleet.changed("b", "OPEN")[0]
+    assert opened < 30.5
+    assert set(fleet.ended()) == {"ok"}
+    assert sum(to == "b" and when > opened for when, to in fleet.sent) == 0
+    assert fleet.changed("b", "UNHEALTHY")
 
 
 @seeds
