@@ -140,7 +140,9 @@ class Control:
         """The end of the admin API on its address before a reload."""
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
+        self._reloading = asyncio.Lock()
         self._publishing = asyncio.Lock()
+        """Held while the parent answers; what takes longer comes before or after."""
         self.is_useless = asyncio.Event()
         """What it would publish reaches nobody: it should end."""
 
@@ -296,7 +298,7 @@ class Control:
 
     async def reload(self, trigger: Trigger = Trigger.REQUEST) -> ReloadReport:
         """Serve what the file says now; with any fault in it, everything stays as it is."""
-        async with self._publishing:
+        async with self._reloading:
             try:
                 # In a thread: the loop must go on beating while a large file is read.
                 source, config = await asyncio.to_thread(self._file.read)
@@ -324,7 +326,11 @@ class Control:
                 await admin.start()
             await self._discovery.update(config)
             await asyncio.gather(sources.resolver.resolve_missing(), self._discovery.first_answers())
-            await self._publish(sources, config, source)
+            async with self._publishing:
+                sources.resolver.take_over(old_sources.resolver.resolved)
+                await self._publish(sources, config, source)
+                self._config, self._source = config, source
+                self._sources, self._admin = sources, admin
         except BaseException:
             await sources.stop()
             await self._discovery.update(self._config)
@@ -333,11 +339,9 @@ class Control:
             # Slots that were taken for it are given back in time.
             self._reaper.on_snapshot(self._snapshot, now=self._clock.monotonic())
             raise
-        self._config, self._source = config, source
         self._membership.keep(cluster.name for cluster in config.clusters)
         self._scaling.update(config)
         self._counts.keep(old_sources)
-        self._sources, self._admin = sources, admin
         sources.start()
         await old_sources.stop()
         self._counts.show(sources)
@@ -393,9 +397,9 @@ class Control:
             except BaseException:
                 self._drains = replace(self._drains, listeners=before)
                 raise
-            kind = EventType.DRAINED if is_drained else EventType.UNDRAINED
-            self.events.tell(kind, f"listener {name}", "by an operator")
-            return DrainReport((name,), (name,), is_drained, is_pending=not await self._is_applied())
+        kind = EventType.DRAINED if is_drained else EventType.UNDRAINED
+        self.events.tell(kind, f"listener {name}", "by an operator")
+        return DrainReport((name,), (name,), is_drained, is_pending=not await self._is_applied())
 
     def scale(self, name: str, count: int | None) -> dict[str, Any]:
         """Have `count` instances of a cluster, `None` = as many as its load asks for; kept over reloads and restarts of

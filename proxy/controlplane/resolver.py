@@ -156,6 +156,13 @@ class Resolver:
         """Addresses by `host:port`, sorted; names that never had any are left out."""
         return {key: name.addresses for key, name in self._names.items() if name.addresses}
 
+    def take_over(self, known: Mapping[str, tuple[TcpAddress, ...]]) -> None:
+        """`known` are the last good addresses by now, of whoever still watches. Not for names that were looked up
+        here: that is as new."""
+        for key, name in self._names.items():
+            if not name.lookups_total:
+                name.addresses = known.get(key, name.addresses)
+
     @property
     def lookups_total(self) -> int:
         """Lookups made, those that failed included."""

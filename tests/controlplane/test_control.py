@@ -14,6 +14,7 @@ from proxy.clock import SystemClock
 from proxy.composition import APPLY_S, SWEEP_S
 from proxy.config.faults import Fault
 from proxy.config.load import load_bytes
+from proxy.controlplane import resolver
 from proxy.controlplane.drains import UnknownTarget
 from proxy.controlplane.slots import KEEP_S, held_slots
 from proxy.controlplane.sources import Sources, known_addresses, watched_names
@@ -334,6 +335,41 @@ def test_a_reload_that_not_all_workers_follow_is_pending():
             world.clock.ahead_s += APPLY_S
             await world.clock.wake(0.05)
         assert (await reload).outcome.value == "pending"
+        await world.control.stop()
+
+    run(main)
+
+
+def test_a_reload_that_waits_for_a_name_holds_up_nobody(monkeypatch):
+    monkeypatch.setattr(resolver, "TIME_LIMIT_S", 60.0)
+
+    async def main():
+        spare = TEXT.replace(b"listeners: [", b'listeners: [{name: spare, bind: "127.0.0.1:81"}, ')
+        world = World(spare)
+        await world.control.start()
+        going_on = asyncio.Event()
+        found = world.lookup
+
+        async def lookup(host, port):
+            if host == "slow":
+                await going_on.wait()
+            return await found(host, port)
+
+        world.control._lookup = lookup
+        world.text = spare.replace(b"late:1", b"slow:1")
+        reload = asyncio.ensure_future(world.control.reload())
+        # The last listener is drained, while the name is asked for, and names of before go on.
+        while not any(task.get_name() == "lookup slow:1" for task in asyncio.all_tasks()):
+            await asyncio.sleep(0.001)
+        assert (await world.control.set_listener_drained("spare", True)).changed == ("spare",)
+        world.hosts["query"] = ["10.0.0.2"]
+        await world.clock.wake(11.0)
+        assert world.addresses()["other"] == ["10.0.0.2:9000"] and not reload.done()
+        world.hosts["slow"] = ["10.0.0.7"]
+        going_on.set()
+        assert (await reload).outcome.value == "applied"
+        assert world.addresses()["other"] == ["10.0.0.2:9000", "10.0.0.7:1"]
+        assert world.published[-1].drained_listeners == ("spare",)
         await world.control.stop()
 
     run(main)
