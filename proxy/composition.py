@@ -308,8 +308,7 @@ class Control:
             except ConfigError as error:
                 fault = locate(error, source, str(self._file.path))
                 report = self._report(ReloadOutcome.REFUSED, faults=(fault,))
-        self._reloads.tell(report, trigger)
-        return report
+        return self._reloads.tell(report, trigger)
 
     async def _adopt(self, config: Config, source: bytes) -> ReloadReport:
         """Serve `config`. Raises `ConfigError`, and then nothing has changed."""
@@ -318,7 +317,8 @@ class Control:
         if config == self._config:
             self._source = source
             return self._report(ReloadOutcome.UNCHANGED)
-        changes = tuple(describe_changes(self._config, config))
+        overridden = {"workers": f"--workers {self._workers}"} if self._workers else {}
+        changes = tuple(describe_changes(self._config, config, overridden))
         sources = await self._new_sources(config, old_sources.resolver.resolved)
         admin = self._new_admin(config) if config.admin.bind != self._config.admin.bind else old_admin
         try:

@@ -197,9 +197,13 @@ def ask_reload(
         if as_json:
             out.write(orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE).decode())
         elif not answer["faults"]:
+            before, changes = "", answer["changes"]
+            if answer["last_applied"] is not None:
+                before = ", applied at {time} ({trigger})".format(**answer["last_applied"])
+                changes = answer["last_applied"]["changes"]
             print(
-                f"{answer['outcome']}: generation {answer['generation']}",
-                *answer["changes"],
+                f"{answer['outcome']}: generation {answer['generation']}{before}",
+                *changes,
                 sep="\n",
                 file=out,
             )

@@ -4,9 +4,10 @@ Values may be secrets, or come from places that are (`${ENV_VAR}`): numbers, swi
 only name things are told; of all else, that it changed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from proxy.config.kinds import Kind
 from proxy.config.section import Section
 
 # Keys whose texts are told.
@@ -17,29 +18,41 @@ _IDENTITIES = ("name", "address")
 MAX_CHANGES = 50
 
 
-def describe_changes(old: Section, new: Section) -> list[str]:
+def describe_changes(old: Section, new: Section, overridden: Mapping[str, str] | None = None) -> list[str]:
     """A line for each difference, in the order of the models: `clusters[etl].endpoints[10.0.0.2:9000]: added`,
-    `timeouts.keep_alive: 75.0 → 30.0`, `admin.token: changed`. At most `MAX_CHANGES`, then how many more."""
+    `timeouts.keep_alive: 75s → 30s`, `admin.token: changed`. At most `MAX_CHANGES`, then how many more.
+
+    `overridden` says by what, for the keys of which the file does not decide: `workers: 1 → 3, without effect beside
+    --workers 2`.
+    """
     found: list[str] = []
     _compare("", "", old, new, found)
+    for key, by in (overridden or {}).items():
+        found = [
+            f"{line}, without effect beside {by}" if line.startswith(f"{key}:") else line for line in found
+        ]
     if len(found) > MAX_CHANGES:
         found[MAX_CHANGES:] = [f"and {len(found) - MAX_CHANGES} more"]
     return found
 
 
-def _compare(path: str, key: str, old: Any, new: Any, found: list[str]) -> None:
+def _compare(
+    path: str, key: str, old: Any, new: Any, found: list[str], show: Callable[[Any], str] = str
+) -> None:
     if old == new:
         return
     if isinstance(old, Section) and type(old) is type(new):
-        for name in type(old).model_fields:
+        for name, field in type(old).model_fields.items():
             below = f"{path}.{name}" if path else name
-            _compare(below, name, getattr(old, name), getattr(new, name), found)
+            kind = next((each for each in field.metadata if isinstance(each, Kind)), None)
+            shown = str if kind is None else kind.show
+            _compare(below, name, getattr(old, name), getattr(new, name), found, shown)
     elif _is_sections(old) and _is_sections(new):
         _compare_items(path, old, new, found)
     elif old is None or new is None:
         found.append(f"{path}: {'added' if old is None else 'removed'}")
     elif _is_open(key, old) and _is_open(key, new):
-        found.append(f"{path}: {old} → {new}")
+        found.append(f"{path}: {show(old)} → {show(new)}")
     else:
         found.append(f"{path}: changed")
 

@@ -41,6 +41,8 @@ class Kind:
     """Faults never show the value, not even when it was written in the file."""
     is_key: bool = False
     """Used for keys, which have no `${…}`; everywhere else the JSON Schema lets it through."""
+    show: Callable[[Any], str] = str
+    """The text of a value, as a file may have it."""
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self._validate)
@@ -101,7 +103,7 @@ def size(low: int = 0, high: int = values.MAX_SIZE_BYTES) -> Kind:
     parse = partial(values.parse_size, low=low, high=high)
     text = {"type": "string", "pattern": values.SIZE_PATTERN}
     number = {"type": "integer", "minimum": low, "maximum": high}
-    return Kind(parse, values.SIZE_EXPECTED, {"anyOf": [text, number]})
+    return Kind(parse, values.SIZE_EXPECTED, {"anyOf": [text, number]}, show=values.size_text)
 
 
 def choice(*names: str) -> Kind:
@@ -207,7 +209,10 @@ _DURATION_JSON = {"anyOf": [{"type": "string", "pattern": values.DURATION_PATTER
 _REDIRECTS = (301, 302, 303, 307, 308)
 _FIELD = "the name of a header field"
 
-Duration = Annotated[float, Kind(values.parse_duration, values.DURATION_EXPECTED, _DURATION_JSON)]
+Duration = Annotated[
+    float,
+    Kind(values.parse_duration, values.DURATION_EXPECTED, _DURATION_JSON, show=values.duration_text),
+]
 Size = Annotated[int, size()]
 Count = Annotated[int, integer(0)]
 Positive = Annotated[int, integer(1)]

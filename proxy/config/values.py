@@ -67,6 +67,15 @@ def parse_duration(value: object) -> float:
     return seconds
 
 
+def duration_text(seconds: float) -> str:
+    """`seconds` (≥ 0) as one would write them: in the largest unit of which they are a whole number, else in
+    milliseconds: `1h`, `90s`, `1500ms`, `0`."""
+    if not seconds:
+        return "0"
+    unit = next((unit for unit in ("h", "m", "s") if seconds % _SECONDS[unit] == 0), "ms")
+    return f"{seconds / _SECONDS[unit]:.6f}".rstrip("0").rstrip(".") + unit
+
+
 def parse_size(value: object, low: int = 0, high: int = MAX_SIZE_BYTES) -> int:
     """Bytes from `low` to `high`: `64KiB` (powers of 1024), `10MB` (powers of 1000), `512B` or `512`."""
     match = _SIZE.fullmatch(scalar_text(value, SIZE_EXPECTED))

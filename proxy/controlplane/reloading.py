@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
@@ -39,6 +39,20 @@ class Trigger(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Applied:
+    """The reload that brought what is served."""
+
+    time: str
+    """ISO 8601, UTC."""
+    trigger: Trigger
+    changes: tuple[str, ...]
+
+    def document(self) -> dict[str, Any]:
+        """As the admin API has it."""
+        return {"time": self.time, "trigger": self.trigger.value, "changes": list(self.changes)}
+
+
+@dataclass(frozen=True, slots=True)
 class ReloadReport:
     """What a reload did."""
 
@@ -48,6 +62,9 @@ class ReloadReport:
     changes: tuple[str, ...] = ()
     """A line for each difference to what was served before."""
     faults: tuple[Fault, ...] = ()
+    last_applied: Applied | None = None
+    """When nothing changed: what did before, since control started. Mostly a change of the file is seen before somebody
+    asks for the reload."""
 
     def document(self) -> dict[str, Any]:
         """As the admin API has it."""
@@ -56,6 +73,7 @@ class ReloadReport:
             "generation": self.generation,
             "changes": list(self.changes),
             "faults": [str(fault) for fault in self.faults],
+            "last_applied": None if self.last_applied is None else self.last_applied.document(),
         }
 
 
@@ -71,18 +89,19 @@ class Reloads:
         self._clock = clock
         self.last: dict[str, Any] | None = None
         """The last reload since this control started, as `/api/v1/status` has it."""
+        self._applied: Applied | None = None
         if faults:
             self._refuse(Trigger.START, faults)
 
     def __repr__(self) -> str:
         return f"Reloads(last={self.last})"
 
-    def tell(self, report: ReloadReport, trigger: Trigger) -> None:
-        """Count, remember and log what a reload came to."""
+    def tell(self, report: ReloadReport, trigger: Trigger) -> ReloadReport:
+        """Count, remember and log what a reload came to; returns it with what there is to add."""
         self._row[RELOAD_WORDS[report.outcome.value]] += 1
         if report.outcome is ReloadOutcome.REFUSED:
             self._refuse(trigger, report.faults)
-            return
+            return report
         self._row[C_RELOAD_REFUSED_LAST] = 0
         self._row[C_RELOADED_AT] = int(self._clock.wall())
         self._remember(report.outcome, trigger, ())
@@ -90,6 +109,10 @@ class Reloads:
         self._events.tell(EventType.RELOAD, "configuration", text)
         for change in report.changes:
             _log.info("reload: %s", change)
+        if report.outcome is ReloadOutcome.UNCHANGED:
+            return replace(report, last_applied=self._applied)
+        self._applied = Applied(self._time(), trigger, report.changes)
+        return report
 
     def _refuse(self, trigger: Trigger, faults: Sequence[Fault]) -> None:
         self._row[C_RELOAD_REFUSED_LAST] = 1
@@ -103,8 +126,11 @@ class Reloads:
         first = faults[0] if faults else None
         self.last = {
             "outcome": outcome.value,
-            "time": datetime.fromtimestamp(self._clock.wall(), UTC).isoformat(timespec="seconds"),
+            "time": self._time(),
             "trigger": trigger.value,
             "fault_count": len(faults),
             "fault": None if first is None else {**asdict(first), "text": str(first)},
         }
+
+    def _time(self) -> str:
+        return datetime.fromtimestamp(self._clock.wall(), UTC).isoformat(timespec="seconds")

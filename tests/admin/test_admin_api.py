@@ -365,7 +365,13 @@ def test_reload(run):
             done = await client.get("/api/v1/reload", "POST")
             assert (done.status, done.json) == (
                 200,
-                {"outcome": "applied", "generation": 4, "changes": ["workers: 1 → 2"], "faults": []},
+                {
+                    "outcome": "applied",
+                    "generation": 4,
+                    "changes": ["workers: 1 → 2"],
+                    "faults": [],
+                    "last_applied": None,
+                },
             )
             fault = Fault("f.yaml", 3, 9, "limits.body_bytes", "is no size", "'x'", "a size")
             daemon.reloaded = ReloadReport(ReloadOutcome.REFUSED, 4, faults=(fault,))

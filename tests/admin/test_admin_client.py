@@ -16,7 +16,7 @@ from proxy.clock import SystemClock
 from proxy.config.faults import Fault
 from proxy.controlplane.drains import DrainReport, UnknownTarget
 from proxy.controlplane.events import EventLog
-from proxy.controlplane.reloading import ReloadOutcome, ReloadReport
+from proxy.controlplane.reloading import Applied, ReloadOutcome, ReloadReport, Trigger
 from proxy.errors import ConfigError, Reason
 from proxy.model import TcpAddress, UnixAddress
 from proxy.policy.breaker import Circuit, CircuitState
@@ -264,8 +264,14 @@ def test_reload_says_what_changed(serve):
     assert reload(address) == (0, "unchanged: generation 5\n", "")
     RELOADS.append(ReloadReport(ReloadOutcome.UNCHANGED, 5))
     code, out, err = reload(address, as_json=True)
-    assert orjson.loads(out) == {"outcome": "unchanged", "generation": 5, "changes": [], "faults": []}
+    assert orjson.loads(out) == {
+        "outcome": "unchanged", "generation": 5, "changes": [], "faults": [], "last_applied": None,
+    }  # fmt: skip
     assert (code, err) == (0, "")
+    earlier = Applied("2026-01-02T03:04:05+00:00", Trigger.FILE, ("workers: 1 → 2",))
+    RELOADS.append(ReloadReport(ReloadOutcome.UNCHANGED, 5, last_applied=earlier))
+    told = "unchanged: generation 5, applied at 2026-01-02T03:04:05+00:00 (a file changed)\nworkers: 1 → 2\n"
+    assert reload(address) == (0, told, "")
 
 
 def test_reload_with_faults_is_2_and_a_line_for_each(serve):

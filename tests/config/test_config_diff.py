@@ -37,7 +37,16 @@ def load(text):
         (
             "admin:",
             "timeouts: {keep_alive: 30s}\nadmin:",
-            ["timeouts.keep_alive: 75.0 → 30.0"],
+            ["timeouts.keep_alive: 75s → 30s"],
+        ),
+        (
+            "admin:",
+            "limits: {buffered_bytes: 1GiB, min_rate_grace: 1.5h, header_count: 7}\nadmin:",
+            [
+                "limits.header_count: 100 → 7",
+                "limits.buffered_bytes: 256MiB → 1GiB",
+                "limits.min_rate_grace: 30s → 90m",
+            ],
         ),
         ("cluster: etl}", "cluster: ml}", ["routes[0].cluster: etl → ml"]),
         ("secret-one}\n", "secret-two}\n", ["admin.token: changed"]),
@@ -63,3 +72,10 @@ def test_many_changes_are_counted():
     found = describe_changes(load(BASE), load(BASE.replace('{address: "10.0.0.3:1"}', endpoints)))
     assert len(found) == MAX_CHANGES + 1
     assert found[-1] == "and 51 more"
+
+
+def test_what_the_file_does_not_decide_is_said():
+    one, three = (load(BASE + f"workers: {number}\n") for number in (1, 3))
+    overridden = {"workers": "--workers 2"}
+    assert describe_changes(one, three, overridden) == ["workers: 1 → 3, without effect beside --workers 2"]
+    assert describe_changes(one, three) == ["workers: 1 → 3"]

@@ -5,7 +5,7 @@ import pytest
 from proxy.config import addresses, http_values, values
 from proxy.config.addresses import NamedAddress
 from proxy.config.faults import BadValue
-from proxy.config.values import Plain
+from proxy.config.values import Plain, duration_text, parse_duration
 from proxy.model import TcpAddress, UnixAddress
 
 
@@ -299,3 +299,10 @@ def test_what_is_said_never_repeats_the_value():
                 parse(value)
             except BadValue as error:
                 assert secret not in str(error)
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "1h", "90s", "5m", "1500ms", "250ms", "0.5ms", "8784h", "0.000001ms", "86401s", "25ms"]
+)
+def test_durations_are_shown_as_one_would_write_them(text):
+    assert duration_text(parse_duration(text)) == text

@@ -28,6 +28,7 @@ from proxy.scoreboard import (
     C_RELOAD_REFUSED_LAST,
     E_IN_FLIGHT,
     E_RETRIES,
+    P_WANTED_WORKERS,
     X_CIRCUIT,
 )  # fmt: skip
 from proxy.snapshot_codec import decode_legacy, encode_snapshot, legacy_of
@@ -228,7 +229,12 @@ def test_a_reload_serves_what_the_file_says():
                 "limits.header_count: 100 → 7",
             ],
             "faults": [],
+            "last_applied": None,
         }
+        again = (await world.control.reload()).document()
+        assert (again["outcome"], again["changes"]) == ("unchanged", [])
+        assert again["last_applied"]["changes"] == report.document()["changes"]
+        assert again["last_applied"]["trigger"] == "the admin API" and again["last_applied"]["time"]
         snapshot = world.published[-1]
         now = {spec.id: spec.slot for spec in snapshot.clusters[0].endpoints}
         assert {name: slot for name, slot in now.items() if name in kept} == {
@@ -239,9 +245,22 @@ def test_a_reload_serves_what_the_file_says():
         assert world.board.control_row[C_RELOAD_REFUSED_LAST] == 0
         body = (await world.get("/metrics"))[1]
         assert b'homeport_config_reloads_total{outcome="applied"} 1.0' in body
-        assert b'homeport_config_reloads_total{outcome="unchanged"} 1.0' in body
+        assert b'homeport_config_reloads_total{outcome="unchanged"} 2.0' in body
         # Two names at the start; the one with an address was not asked again.
         assert b"homeport_dns_lookups_total 3.0" in body
+        await world.control.stop()
+
+    run(main)
+
+
+def test_a_number_of_workers_beside_one_of_the_command_line_is_told_to_do_nothing():
+    async def main():
+        world = World()
+        await world.control.start()
+        world.text = TEXT + b"workers: 3\n"
+        report = await world.control.reload()
+        assert report.changes == ("workers: added, without effect beside --workers 1",)
+        assert world.board.parent_row[P_WANTED_WORKERS] == 1
         await world.control.stop()
 
     run(main)
