@@ -22,6 +22,7 @@ from proxy.config.faults import BadValue, Fault, InvalidConfig, Mark, Path, path
 from proxy.config.interpolate import Interpolator, ReferredFiles, read_regular_file
 from proxy.config.kinds import Kind, did_you_mean
 from proxy.config.locality_checks import find_function_conflicts, find_locality_conflicts
+from proxy.config.log_checks import find_log_conflicts
 from proxy.config.scaler_checks import find_scaler_conflicts
 from proxy.config.schema import Config
 from proxy.config.tls_checks import find_tls_conflicts
@@ -175,7 +176,10 @@ def _judge(document: Document, directory: FilePath, now: float | None) -> tuple[
     )
     if now is not None:
         conflicts = chain(
-            conflicts, find_tls_conflicts(document, directory, now), find_function_conflicts(document)
+            conflicts,
+            find_tls_conflicts(document, directory, now),
+            find_function_conflicts(document),
+            find_log_conflicts(document),
         )
     for conflict in islice(conflicts, MAX_FAULTS):
         mark = document.mark(conflict.path)

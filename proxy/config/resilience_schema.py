@@ -26,6 +26,21 @@ from proxy.config.kinds import (
     integer,
 )
 from proxy.config.section import Section, written
+from proxy.config.values import duration_text
+
+
+def _check_cap(section: Section, key: str, cap_key: str) -> None:
+    """A time that is written must not be cut by the longest one, given or not. The default of one bows to a `cap_key`
+    that is written."""
+    cap_s = getattr(section, cap_key)
+    if key not in section.model_fields_set or getattr(section, key) <= cap_s:
+        return
+    if cap_key in section.model_fields_set:
+        raise fault_error(f"is less than {key}", f"at least as long as {key}", key=cap_key)
+    longest = duration_text(cap_s)
+    raise fault_error(
+        f"is more than {cap_key}, {longest}", f"at most {longest}, or a longer {cap_key}", key=key
+    )
 
 
 class HealthCheck(Section):
@@ -118,7 +133,7 @@ class OutlierDetection(Section):
     interval: Duration = written("1s")
     """Time between two looks, 100ms or more; a row of failures is looked at when it happens. Default 1s."""
     base_ejection: Duration = written("30s")
-    """How long the first ejection lasts; the second twice as long, and so on. Default 30s."""
+    """How long the first ejection lasts, at most `max_ejection`; the second twice as long, and so on. Default 30s."""
     max_ejection: Duration = written("5m")
     """Longest ejection. Default 5m."""
     jitter: Percent = 10
@@ -133,6 +148,7 @@ class OutlierDetection(Section):
             raise fault_error("is too short", "at least 1s", key="window")
         if self.interval < 0.1:
             raise fault_error("is too short", "at least 100ms", key="interval")
+        _check_cap(self, "base_ejection", "max_ejection")
         return self
 
 
@@ -155,7 +171,8 @@ class Retry(Section):
     safe, too large to be kept, or tried as often as allowed) has `timeouts.response`. Default 0 = so has every one. One
     below the time of good answers doubles the load."""
     backoff: Duration = written("25ms")
-    """Scale of the random pause before a retry, which grows with each. Default 25ms; 0 = at once."""
+    """Scale of the random pause before a retry, which grows with each, at most `max_backoff`. Default 25ms; 0 = at
+    once."""
     max_backoff: Duration = written("250ms")
     """Longest pause, and how long a request that failed without an answer waits for room in the budget. Default
     250ms."""
@@ -165,8 +182,7 @@ class Retry(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "Retry":
-        if {"backoff", "max_backoff"} <= self.model_fields_set and self.max_backoff < self.backoff:
-            raise fault_error("is less than backoff", "at least as long as backoff", key="max_backoff")
+        _check_cap(self, "backoff", "max_backoff")
         return self
 
 

@@ -257,7 +257,8 @@ class AccessLog(Section):
     """The access log: a JSON object for each exchange."""
 
     sink: Sink = "off"
-    """`off`, `stdout`, or the absolute path of a file, which is reopened on SIGUSR1. Default `off`."""
+    """`off`, `stdout`, or the absolute path of a file in a directory that is there; it is reopened on SIGUSR1. Default
+    `off`."""
 
 
 def _check_number(listeners: tuple[Listener, ...]) -> tuple[Listener, ...]:

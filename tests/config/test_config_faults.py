@@ -377,6 +377,20 @@ RESILIENCE = [
         "retry: {backoff: 5s, max_backoff: §1s}",
         "retry.max_backoff: is less than backoff, got '1s', expected at least as long as backoff",
     ),
+    (
+        "retry: {backoff: §2s}",
+        "retry.backoff: is more than max_backoff, 250ms, got '2s', expected at most 250ms, or a longer max_backoff",
+    ),
+    (
+        "outlier_detection: {base_ejection: §10m}",
+        "outlier_detection.base_ejection: is more than max_ejection, 5m, got '10m', expected at most 5m, or a longer"
+        " max_ejection",
+    ),
+    (
+        "outlier_detection: {base_ejection: 2s, max_ejection: §1s}",
+        "outlier_detection.max_ejection: is less than base_ejection, got '1s', expected at least as long as"
+        " base_ejection",
+    ),
 ]
 
 
@@ -638,6 +652,35 @@ def test_a_token_in_the_file_is_not_shown_either():
 
 
 # --- Files
+
+
+def test_places_where_no_log_can_be(tmp_path, monkeypatch):
+    def faults(sink):
+        text = BASE + f"access_log: {{sink: {sink}}}\n"
+        try:
+            load_bytes(text.encode(), "f", tmp_path, {})
+        except InvalidConfig as error:
+            return [str(fault).split("sink: ", 1)[1] for fault in error.faults]
+        return []
+
+    (tmp_path / "log").mkdir()
+    (tmp_path / "old").touch()
+    (folder,) = faults(tmp_path / "log")
+    assert folder.startswith("is a directory, got ") and folder.endswith(", expected the path of a file")
+    (missing,) = faults(tmp_path / "none" / "log")
+    assert missing.startswith("is in a directory that does not exist, got ")
+    (inside,) = faults(tmp_path / "old" / "log")
+    assert inside.startswith("is in a directory that does not exist, got ")
+    assert [faults(sink) for sink in (tmp_path / "new", tmp_path / "old", "/dev/null", "off", "stdout")] == [
+        []
+    ] * 5
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    for name in ("old", "new"):
+        (denied,) = faults(tmp_path / name)
+        assert denied.startswith("cannot be written, got ")
+    # What is served already goes on: nobody asks.
+    load_bytes((BASE + "access_log: {sink: /none/log}\n").encode(), "f", tmp_path, {}, wall=None)
 
 
 def test_files_that_cannot_be_read(tmp_path):
