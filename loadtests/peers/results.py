@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from loadtests.peers.load import Sample
 from loadtests.peers.memory import Held
-from loadtests.peers.rows import BY_NAME
+from loadtests.peers.rows import BY_NAME, SATURATION
 
 SUBJECT = "homeport"
 SUBJECTS = (SUBJECT, "homeport-compiled")
@@ -82,21 +82,31 @@ class Verdict:
     limit: float
     value: float | None
     """In the unit of the limit; None when one of the figures is not there."""
+    is_least: bool = False
+    """The limit is the least that will do, else the most."""
 
     @property
     def is_met(self) -> bool | None:
         """None when there is nothing to judge."""
-        return None if self.value is None else self.value <= self.limit
+        if self.value is None:
+            return None
+        return self.value >= self.limit if self.is_least else self.value <= self.limit
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A target of the form: our figure of a row is at most `limit` times another proxy's."""
+    """A target of the form: our figure of a row is at most, or at least, `limit` times another proxy's."""
 
     row: str
     figure: str
     other: str
     limit: float
+    is_least: bool = False
+
+    @property
+    def relation(self) -> str:
+        """How our figure is to compare."""
+        return "≥" if self.is_least else "≤"
 
 
 # CPU time for the throughput rows, because it says the same on a machine that is busy otherwise.
@@ -112,14 +122,14 @@ RATIOS = (
     ),
     Ratio("half", "p99_ms", "haproxy", 2.0),
     Ratio("tls", "cpu_us", "haproxy", 1.8),
-    # As many handshakes in a second of CPU as half of HAProxy's.
-    Ratio("handshakes", "cpu_us", "haproxy", 2.0),
+    Ratio("handshakes", "rps", "haproxy", 0.5, is_least=True),
 )
 STRETCH = RATIOS[1]
 IDLE_LIMIT_KIB = 5.0
 STALLED_READERS = 5000
 STALLED_LIMIT_GIB = 1.5
-FIGURES = {"cpu_us": "CPU", "p99_ms": "p99"}
+TWO_WORKERS_LIMIT = 1.1
+FIGURES = {"cpu_us": "CPU", "p99_ms": "p99", "rps": "requests/s"}
 
 
 def ratio(results: Results, row: str, figure: str, proxy: str, other: str) -> float | None:
@@ -132,13 +142,22 @@ def verdicts(results: Results, subject: str = SUBJECT) -> list[Verdict]:
     """Every target, met by `subject` or not."""
     found = [
         Verdict(
-            f"{BY_NAME[each.row].title}: {FIGURES[each.figure]} ≤ {each.limit} × {each.other}"
+            f"{BY_NAME[each.row].title}: {FIGURES[each.figure]} {each.relation} {each.limit} × {each.other}"
             + (" (stretch)" if each is STRETCH else ""),
             each.limit,
             ratio(results, each.row, each.figure, subject, each.other),
+            each.is_least,
         )
         for each in RATIOS
     ]
+    two_workers = ratio(results, SATURATION.name, "cpu_us", f"{subject}-2w", subject)
+    found.append(
+        Verdict(
+            f"{SATURATION.title}: CPU of two workers on a core ≤ {TWO_WORKERS_LIMIT} × one",
+            TWO_WORKERS_LIMIT,
+            two_workers,
+        )
+    )
     per_idle, per_stalled = results.idle_bytes(subject), results.stalled_bytes(subject)
     found.append(
         Verdict("idle connection: ≤ 5 KiB", IDLE_LIMIT_KIB, None if per_idle is None else per_idle / KIB)

@@ -25,7 +25,10 @@ def results() -> Results:
     for cpu_us in (60.0, 90.0, 66.0):
         made.add("headers", "homeport", sample(cpu_us))
     made.add("headers", "homeport", sample(1.0, problems=("3 × status error",)))
+    made.add("headers", "homeport-2w", sample(99.0))
     made.add("headers", "haproxy", sample(40.0))
+    made.add("handshakes", "homeport", sample(2000.0))
+    made.add("handshakes", "haproxy", sample(900.0))
     made.add("headers", "envoy", sample(120.0))
     made.add("headers", "nginx-bare", sample(30.0))
     made.add("half", "homeport", sample(70.0, p99_ms=3.0))
@@ -50,13 +53,15 @@ def test_ratio_and_spread(results):
 
 def test_verdicts(results):
     found = {each.target: each for each in verdicts(results)}
-    assert len(found) == len(RATIOS) + 2
+    assert len(found) == len(RATIOS) + 3
     met = {target: each.is_met for target, each in found.items() if each.is_met is not None}
     assert met == {
         "GET with 12 headers: CPU ≤ 1.8 × haproxy": True,
         "GET with 12 headers: CPU ≤ 1.5 × haproxy (stretch)": False,
         "GET with 12 headers: CPU ≤ 0.5 × envoy": False,
         "12 headers at 50 % of saturation: p99 ≤ 2.0 × haproxy": False,
+        "TLS 1.3, a handshake for each request: requests/s ≥ 0.5 × haproxy": False,
+        "GET with 12 headers: CPU of two workers on a core ≤ 1.1 × one": False,
         "idle connection: ≤ 5 KiB": True,
         "5000 stalled readers: ≤ 1.5 GiB": True,
     }
