@@ -32,7 +32,7 @@ Map of the package, from the pure core outwards; imports point from the bottom o
     composition             the control plane as a whole: from the configuration to snapshots
     parent control worker   a process each: parent, control plane, data plane
     cli                     flags, exit codes, output for people
-    demo/                   `homeport demo`: sample endpoints, load, summary
+    demo/                   `homeport demo`: sample services, load, what happens, summary
 
 The data plane reaches none of the control plane's libraries; import-linter checks it.
 """

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -301,6 +302,13 @@ def scale(
     raise typer.Exit(ask_scale(admin, token, as_json, cluster, instances))
 
 
+class DemoDriver(Enum):
+    """What instances of the demo are."""
+
+    PROCESS = "process"
+    DOCKER = "docker"
+
+
 @app.command()
 def deploy(
     cluster: Annotated[str, typer.Argument(metavar="CLUSTER", help="The cluster's name.")],
@@ -327,14 +335,23 @@ def deploy(
 @app.command()
 def demo(
     duration: Annotated[
-        float, typer.Option(min=1.0, max=3600.0, metavar="S", help="Seconds of load.")
-    ] = 10.0,
+        float, typer.Option(min=1.0, max=3600.0, metavar="S", help="Seconds of load, at least.")
+    ] = 24.0,
+    driver: Annotated[
+        DemoDriver, typer.Option(help="What sample services run as: local processes, or containers.")
+    ] = DemoDriver.PROCESS,
+    image: Annotated[
+        str, typer.Option(metavar="NAME", help="Image with Homeport in it, for --driver docker.")
+    ] = "homeport",
 ) -> None:
-    """Run sample endpoints, the proxy in front of them and a load, and sum up what happened. Needs no
-    Docker."""
+    """Run the proxy with sample data services that it starts and heals, load it, and sum up what happened.
+
+    A calm load, a burst that more instances answer, one of them killed and replaced, calm again. Needs no Docker unless
+    told to use it. Exits with 0, or with 1 when a request failed or instances were not added, replaced and retired.
+    """
     from proxy.demo import run_demo
 
-    raise typer.Exit(run_demo(duration))
+    raise typer.Exit(run_demo(duration, driver.value, image))
 
 
 def main() -> None:

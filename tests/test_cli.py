@@ -168,6 +168,7 @@ def test_version_and_help():
         ["run", "-c", "f", "--workers", "auto"],
         ["run", "-c", "f", "--workers", "17"],
         ["demo", "--duration", "0"],
+        ["demo", "--driver", "podman"],
     ],
 )
 def test_wrong_usage_is_2_and_no_traceback(args):
@@ -238,14 +239,14 @@ def test_status_takes_its_address_and_token_from_flags_or_environment(module, mo
 def test_demo(module):
     calls = []
 
-    def run_demo(duration_s):
-        calls.append(duration_s)
+    def run_demo(*arguments):
+        calls.append(arguments)
         return 0
 
     module("proxy.demo", run_demo=run_demo)
     assert invoke("demo")[0] == 0
-    assert invoke("demo", "--duration", "2.5")[0] == 0
-    assert calls == [10.0, 2.5]
+    assert invoke("demo", "--duration", "2.5", "--driver", "docker", "--image", "mine")[0] == 0
+    assert calls == [(24.0, "process", "homeport"), (2.5, "docker", "mine")]
 
 
 @pytest.mark.parametrize(

@@ -1,167 +1,116 @@
-"""The demo's load: a few clients in closed loops that check every byte of every answer.
+"""The demo's load: clients in closed loops that ask for datasets and check every answer.
 
-Closed loops (each client waits for its answer before it sends the next request) keep a small machine from
-drowning, which an open load would do on a laptop. The mix is a fixed rotation in which the clients start at
-different places: no chance is involved, so two runs send the same kinds in the same proportions.
+Closed loops (each client waits for its answer before it sends the next request) keep a small machine from drowning,
+which an open load would do on a laptop. Some datasets are asked for much more often than others (Zipf), as data
+services see them, so a cache that holds the right ones pays. How many clients there are can change at any time: that is
+the burst.
 """
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from bisect import bisect
+from itertools import accumulate
+from random import Random
 
 import aiohttp
 import orjson
 
 from proxy.clock import Clock
 from proxy.demo import sample
+from proxy.demo.service import CACHE_HEADER
 from proxy.demo.stats import LoadStats
 from proxy.errors import ProxyError
 from proxy.tasks import spawn
 
-CLIENTS = 8
-BODY_BYTES = 1 << 16
-_DATASETS = ("orders", "customers", "clicks", "invoices", "sensors")
-_THINK_MS = 2
-_TIMEOUT = aiohttp.ClientTimeout(total=10)
+DATASETS = tuple(f"set-{number:02}" for number in range(48))
+"""1.1 GiB in all, as `sample.dataset_bytes` has them: more than two instances hold, less than six do."""
+ZIPF = 1.0
+"""Exponent of popularity: the dataset of rank r is asked for in proportion to r^-ZIPF."""
+THINK_MS = 30
+"""Of work, once the data are there."""
+_TIMEOUT = aiohttp.ClientTimeout(total=30)
 """Far above what any of the requests needs; also bounds how long the load takes to end."""
 _PAUSE_AFTER_FAILURE_S = 0.05
 """Keeps a proxy that refuses everything from being hammered."""
 _SHOWN_CHARS = 80
-
-_BODY = sample.content(BODY_BYTES)
-_BODY_DIGEST = sample.digest(BODY_BYTES)
+_SHARES = tuple(accumulate((rank + 1) ** -ZIPF for rank in range(len(DATASETS))))
 
 
 class WrongAnswer(ProxyError):
     """An answer came, but not the right one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A complete answer that was checked."""
-
-    endpoint: str
-    verified_bytes: int
-
-
-async def _query(session: aiohttp.ClientSession, turn: int) -> Answer:
-    dataset = _DATASETS[turn % len(_DATASETS)]
-    params = {"dataset": dataset, "think_ms": str(_THINK_MS)}
-    async with session.get("/query", params=params) as response:
-        body = await _body(response)
-        endpoint = _endpoint(response)
-        expected = {"service": endpoint, "dataset": dataset, "result": sample.query_result(dataset)}
-        if orjson.loads(body) != expected:
-            raise WrongAnswer("the answer is to another question")
-        return Answer(endpoint, len(body))
-
-
-async def _download(session: aiohttp.ClientSession, turn: int) -> Answer:
-    async with session.get(f"/bytes/{BODY_BYTES}") as response:
-        body = await _body(response)
-        if hashlib.sha256(body).hexdigest() != _BODY_DIGEST:
-            raise WrongAnswer(f"wrong checksum over {len(body)} bytes")
-        return Answer(_endpoint(response), len(body))
-
-
-async def _upload(session: aiohttp.ClientSession, turn: int) -> Answer:
-    return await _send_upload(session, _BODY)
-
-
-async def _chunked_upload(session: aiohttp.ClientSession, turn: int) -> Answer:
-    return await _send_upload(session, _pieces())
-
-
-async def _pieces() -> AsyncIterator[bytes]:
-    # Odd pieces, so that chunks and buffers do not line up.
-    for offset in range(0, BODY_BYTES, 10_007):
-        yield _BODY[offset : offset + 10_007]
-
-
-async def _send_upload(session: aiohttp.ClientSession, body: bytes | AsyncIterator[bytes]) -> Answer:
-    async with session.post("/upload", data=body) as response:
-        answer = orjson.loads(await _body(response))
-        if answer != {"bytes": BODY_BYTES, "sha256": _BODY_DIGEST}:
-            raise WrongAnswer("the endpoint received other bytes than were sent")
-        return Answer(_endpoint(response), BODY_BYTES)
-
-
-async def _body(response: aiohttp.ClientResponse) -> bytes:
-    body = await response.read()
-    if response.status != 200:
-        raise WrongAnswer(f"{response.status} {body[:_SHOWN_CHARS].decode(errors='replace')}")
-    return body
-
-
-def _endpoint(response: aiohttp.ClientResponse) -> str:
-    return response.headers.get("X-Service", "unknown")
-
-
-_Operation = Callable[[aiohttp.ClientSession, int], Awaitable[Answer]]
-_OPERATIONS: dict[str, _Operation] = {
-    "query": _query,
-    "download": _download,
-    "upload": _upload,
-    "chunked upload": _chunked_upload,
-}
-KINDS = tuple(_OPERATIONS)
-# Mostly queries, as data services see them; a fifth downloads, a fifth uploads of both framings.
-_MIX = (
-    *("query", "download", "query", "query", "upload"),
-    *("query", "download", "query", "query", "chunked upload"),
-)
-
-
 class Load:
-    """`CLIENTS` clients against `base_url`, counting into `stats`."""
+    """Clients of `base_url`, none at first, counting into `stats`. `rng` says which datasets they want."""
 
-    def __init__(self, base_url: str, stats: LoadStats, clock: Clock) -> None:
+    def __init__(self, base_url: str, stats: LoadStats, clock: Clock, rng: Random) -> None:
         self._base_url = base_url
         self._stats = stats
         self._clock = clock
-        self._stopping = False
+        self._rng = rng
+        self._clients = 0
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+        self.is_stopping = False
+        """`stop` was called."""
+
+    def set_clients(self, count: int) -> None:
+        """Have so many from now on; those too many finish what they have asked."""
+        self._clients = count
+        self._changed.set()
 
     def stop(self) -> None:
         """Send no further request; `run` returns when those under way are finished."""
-        self._stopping = True
-
-    @property
-    def is_stopping(self) -> bool:
-        """`stop` was called."""
-        return self._stopping
+        self.is_stopping = True
+        self.set_clients(0)
 
     async def run(self) -> None:
-        """Send requests until `stop`; those under way then may take up to their timeout, ten seconds."""
-        async with aiohttp.ClientSession(
-            self._base_url, timeout=_TIMEOUT, connector=aiohttp.TCPConnector(limit=CLIENTS)
-        ) as session:
-            clients = [spawn(self._client(session, n), name=f"load client {n}") for n in range(CLIENTS)]
+        """Send requests until `stop`; those under way then may take up to their timeout, 30 seconds."""
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(self._base_url, timeout=_TIMEOUT, connector=connector) as session:
             try:
-                await asyncio.gather(*clients)
+                while not self.is_stopping:
+                    self._changed.clear()
+                    for number in range(self._clients):
+                        if number not in self._tasks or self._tasks[number].done():
+                            client = self._client(session, number)
+                            self._tasks[number] = spawn(client, name=f"load client {number}")
+                    await self._changed.wait()
+                await asyncio.gather(*self._tasks.values())
             finally:
-                for client in clients:
-                    client.cancel()
-                await asyncio.gather(*clients, return_exceptions=True)
+                for task in self._tasks.values():
+                    task.cancel()
+                await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _client(self, session: aiohttp.ClientSession, number: int) -> None:
-        turn = number
-        while not self._stopping:
-            kind = _MIX[turn % len(_MIX)]
-            if not await self._request(session, kind, turn):
+        while number < self._clients:
+            # The product may round up to the last share itself.
+            rank = min(bisect(_SHARES, self._rng.random() * _SHARES[-1]), len(DATASETS) - 1)
+            dataset = DATASETS[rank]
+            if not await self._request(session, dataset):
                 await self._clock.sleep(_PAUSE_AFTER_FAILURE_S)
-            turn += 1
 
-    async def _request(self, session: aiohttp.ClientSession, kind: str, turn: int) -> bool:
+    async def _request(self, session: aiohttp.ClientSession, dataset: str) -> bool:
         began = self._clock.monotonic()
         try:
-            answer = await _OPERATIONS[kind](session, turn)
+            is_hit = await _query(session, dataset)
         except (aiohttp.ClientError, TimeoutError, OSError, WrongAnswer, ValueError) as error:
-            self._stats.record_failure(kind, _problem(error))
+            self._stats.record_failure(_problem(error))
             return False
-        took_s = self._clock.monotonic() - began
-        self._stats.record_success(kind, answer.endpoint, answer.verified_bytes, took_s)
+        self._stats.record_success(is_hit, self._clock.monotonic() - began)
         return True
+
+
+async def _query(session: aiohttp.ClientSession, dataset: str) -> bool:
+    """Ask for a dataset; returns whether its data were there."""
+    params = {"dataset": dataset, "think_ms": str(THINK_MS)}
+    async with session.get("/query", params=params) as response:
+        body = await response.read()
+        if response.status != 200:
+            raise WrongAnswer(f"{response.status} {body[:_SHOWN_CHARS].decode(errors='replace')}")
+        answer = orjson.loads(body)
+        if not isinstance(answer, dict) or answer.get("result") != sample.query_result(dataset):
+            raise WrongAnswer("the answer is to another question")
+        return response.headers.get(CACHE_HEADER) == "hit"
 
 
 def _problem(error: Exception) -> str:

@@ -36,6 +36,11 @@ def digest(length: int) -> str:
     return sha256.hexdigest()
 
 
+def dataset_bytes(dataset: str) -> int:
+    """The invented size of a dataset: 8 to 40 MiB, by its name alone."""
+    return (8 << 20) + int.from_bytes(hashlib.sha256(dataset.encode()).digest()[-4:]) % (32 << 20)
+
+
 def query_result(dataset: str) -> dict[str, object]:
     """The invented result of a query over `dataset`: depends on its name alone."""
     seed = hashlib.sha256(dataset.encode()).digest()

@@ -4,21 +4,27 @@
 
 prints `{"service": "data-1", "host": "127.0.0.1", "port": 40123}` once it listens, and answers
 
-    GET  /health                             who answers
-    GET  /query?dataset=NAME[&think_ms=MS]   a small JSON result of NAME alone, after MS milliseconds
+    GET  /health                             who answers, and the id of its process
+    GET  /query?dataset=NAME[&think_ms=MS]   a small JSON result of NAME alone, after MS milliseconds of work
     GET  /bytes/N                            N deterministic bytes, streamed; N up to 1 GiB
     POST /upload, PUT /upload                reads the body; its length and SHA-256
     GET  /slow/MS                            an answer after MS milliseconds, up to ten minutes
 
-HEAD works wherever GET does. Every answer names its service in `X-Service`. SIGTERM and SIGINT finish what is
-under way and stop; so does the death of the parent, so that no test or demo leaves one behind.
+A query takes one of the service's slots and waits in line for it. Its dataset has a size of 8 to 40 MiB; one that the
+service does not hold is fetched first, which takes size / bandwidth, and is held until others need the room.
+`X-Data-Cache: hit` or `miss` in the answer says which it was.
+
+HEAD works wherever GET does. Every answer names its service in `X-Service`. SIGTERM and SIGINT finish what is under way
+and stop; so does the death of the parent, so that no test or demo leaves one behind.
 """
 
 import argparse
 import asyncio
 import hashlib
+import os
 import signal
 import sys
+from dataclasses import dataclass
 
 import orjson
 import uvloop
@@ -27,8 +33,10 @@ from aiohttp import web
 from proxy.children import ask_for_death_signal
 from proxy.clock import Clock, SystemClock
 from proxy.demo import sample
+from proxy.demo.cache import DataCache
 
 SERVICE_HEADER = "X-Service"
+CACHE_HEADER = "X-Data-Cache"
 _MAX_THINK_MS = 600_000
 _MAX_DATASET_CHARS = 128
 _UPLOAD_CHUNK_BYTES = 1 << 16
@@ -36,15 +44,35 @@ _UPLOAD_CHUNK_BYTES = 1 << 16
 _SHUTDOWN_S = 5.0
 _POLL_S = 0.01
 
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a service has."""
+
+    slots: int = 4
+    """Queries that it works on at once, at least 1; others wait in line."""
+    cache_bytes: int = 256 << 20
+    """Data that it holds; 0 = every query is a miss."""
+    bandwidth_bytes_per_s: float = 400e6
+    """At which one query gets data that the service does not hold; others do not slow it down."""
+
+
 _NAME = web.AppKey("name", str)
 _CLOCK = web.AppKey("clock", Clock)
+_SLOTS = web.AppKey("slots", asyncio.Semaphore)
+_CACHE = web.AppKey("cache", DataCache)
+_BANDWIDTH = web.AppKey("bandwidth", float)
 
 
-def make_app(name: str, clock: Clock) -> web.Application:
-    """The service called `name`, ready to be served."""
+def make_app(name: str, clock: Clock, resources: Resources | None = None) -> web.Application:
+    """The service called `name`, ready to be served; `None` = the usual resources."""
+    resources = resources or Resources()
     app = web.Application()
     app[_NAME] = name
     app[_CLOCK] = clock
+    app[_SLOTS] = asyncio.Semaphore(resources.slots)
+    app[_CACHE] = DataCache(resources.cache_bytes)
+    app[_BANDWIDTH] = resources.bandwidth_bytes_per_s
     app.on_response_prepare.append(_name_service)
     app.add_routes(
         [
@@ -65,16 +93,32 @@ async def _name_service(request: web.Request, response: web.StreamResponse) -> N
 
 
 async def _health(request: web.Request) -> web.Response:
-    return _json({"service": request.app[_NAME], "status": "ok"})
+    return _json({"service": request.app[_NAME], "status": "ok", "pid": os.getpid()})
 
 
 async def _query(request: web.Request) -> web.Response:
     dataset = request.query.get("dataset", "")
     if not 1 <= len(dataset) <= _MAX_DATASET_CHARS:
         raise _bad_request(f"dataset: expected 1 to {_MAX_DATASET_CHARS} characters, got {len(dataset)}")
-    await _think(request, request.query.get("think_ms", "0"))
+    think_ms = _milliseconds(request.query.get("think_ms", "0"))
+    async with request.app[_SLOTS]:
+        is_hit = await _have(request.app, dataset)
+        await _pause(request.app, think_ms / 1000)
     service: str = request.app[_NAME]
-    return _json({"service": service, "dataset": dataset, "result": sample.query_result(dataset)})
+    answer = _json({"service": service, "dataset": dataset, "result": sample.query_result(dataset)})
+    answer.headers[CACHE_HEADER] = "hit" if is_hit else "miss"
+    return answer
+
+
+async def _have(app: web.Application, dataset: str) -> bool:
+    """Fetch the dataset unless it is held; returns whether it was."""
+    cache = app[_CACHE]
+    if cache.touch(dataset):
+        return True
+    size_bytes = sample.dataset_bytes(dataset)
+    await _pause(app, size_bytes / app[_BANDWIDTH])
+    cache.put(dataset, size_bytes)
+    return False
 
 
 async def _bytes(request: web.Request) -> web.StreamResponse:
@@ -100,14 +144,18 @@ async def _upload(request: web.Request) -> web.Response:
 
 
 async def _slow(request: web.Request) -> web.Response:
-    await _think(request, request.match_info["ms"])
-    return _json({"service": request.app[_NAME], "slept_ms": int(request.match_info["ms"])})
+    milliseconds = _milliseconds(request.match_info["ms"])
+    await _pause(request.app, milliseconds / 1000)
+    return _json({"service": request.app[_NAME], "slept_ms": milliseconds})
 
 
-async def _think(request: web.Request, ms: str) -> None:
-    milliseconds = _number(ms, _MAX_THINK_MS)
-    if milliseconds:
-        await request.app[_CLOCK].sleep(milliseconds / 1000)
+def _milliseconds(text: str) -> int:
+    return _number(text, _MAX_THINK_MS)
+
+
+async def _pause(app: web.Application, seconds: float) -> None:
+    if seconds:
+        await app[_CLOCK].sleep(seconds)
 
 
 def _number(text: str, limit: int) -> int:
@@ -124,13 +172,13 @@ def _bad_request(problem: str) -> web.HTTPBadRequest:
     return web.HTTPBadRequest(text=orjson.dumps({"error": problem}).decode(), content_type="application/json")
 
 
-async def serve(name: str, host: str, port: int) -> None:
+async def serve(name: str, host: str, port: int, resources: Resources) -> None:
     """Serve until a signal says stop; print the address once it listens. Raises `OSError` if it cannot."""
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     clock = SystemClock()
-    runner = web.AppRunner(make_app(name, clock), access_log=None, shutdown_timeout=_SHUTDOWN_S)
+    runner = web.AppRunner(make_app(name, clock, resources), access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
@@ -165,11 +213,20 @@ def main() -> int:
     parser.add_argument("--name", default="data-1", help="what the service calls itself")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=0, help="port to listen on; 0 takes any free one")
+    usual = Resources()
+    parser.add_argument("--slots", type=int, default=usual.slots, help="queries at once")
+    parser.add_argument("--cache", type=int, default=usual.cache_bytes, help="data that it holds, bytes")
+    parser.add_argument(
+        "--bandwidth", type=float, default=usual.bandwidth_bytes_per_s, help="to get other data, bytes/s"
+    )
     options = parser.parse_args()
+    if options.slots < 1 or options.cache < 0 or options.bandwidth <= 0:
+        parser.error("expected --slots of at least 1, --cache of at least 0 and --bandwidth above 0")
+    resources = Resources(options.slots, options.cache, options.bandwidth)
     ask_for_death_signal()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(options.name, options.host, options.port))
+            runner.run(serve(options.name, options.host, options.port, resources))
     except (OSError, OverflowError) as error:
         print(f"{options.name}: cannot listen on {options.host}:{options.port}: {error}", file=sys.stderr)
         return 1

@@ -1,13 +1,12 @@
 """What the load measured: counts and latencies in constant memory, however long it runs.
 
 Latencies go into buckets whose bounds grow by 5 %, so a quantile is off by at most about 2.5 %; keeping every
-value would cost a gigabyte in an hour. What is recorded goes into two sets of buckets: the whole run's, and
-the interval's that `tick` swaps out.
+value would cost a gigabyte in an hour. What is recorded goes into three sets of buckets: the whole run's, the
+phase's, and the interval's that `tick` swaps out.
 """
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 _GROWTH = math.log(1.05)
@@ -69,21 +68,21 @@ class Progress:
     failed: int
     requests_per_s: float
     """Over the interval."""
+    hit_ratio: float | None
+    """Over the interval, 0 to 1; `None` when nothing succeeded."""
     latency: Latency
     """Over the interval, of what succeeded."""
-    endpoints: dict[str, int]
-    """Successful requests so far by endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
-class KindSummary:
-    """One kind of request over the whole run."""
+class PhaseSummary:
+    """One phase of the load."""
 
-    kind: str
+    phase: str
     requests: int
     failed: int
-    verified_bytes: int
-    """Bytes of content that were checked and right."""
+    hit_ratio: float | None
+    """Share of what succeeded that found its data, 0 to 1; `None` when nothing did."""
     latency: Latency
 
 
@@ -92,28 +91,21 @@ class Summary:
     """The whole run."""
 
     elapsed_s: float
-    clients: int
-    kinds: tuple[KindSummary, ...]
-    endpoints: dict[str, int]
-    """Successful requests by endpoint, those without any included."""
+    phases: tuple[PhaseSummary, ...]
     problems: tuple[tuple[str, int], ...]
     """What failed and how often, the most frequent first."""
+    hit_ratio: float | None
     latency: Latency
 
     @property
     def requests(self) -> int:
         """Requests that ended, failed ones included."""
-        return sum(kind.requests for kind in self.kinds)
+        return sum(phase.requests for phase in self.phases)
 
     @property
     def failed(self) -> int:
         """Requests without a complete and right answer."""
-        return sum(kind.failed for kind in self.kinds)
-
-    @property
-    def verified_bytes(self) -> int:
-        """Bytes of content that were checked and right."""
-        return sum(kind.verified_bytes for kind in self.kinds)
+        return sum(phase.failed for phase in self.phases)
 
     @property
     def is_ok(self) -> bool:
@@ -121,82 +113,83 @@ class Summary:
         return self.requests > 0 and self.failed == 0
 
 
-class _Kind:
-    __slots__ = ("failed", "latencies", "verified_bytes")
+class _Count:
+    """What was asked in some time."""
+
+    __slots__ = ("failed", "hits", "latencies")
 
     def __init__(self) -> None:
         self.failed = 0
-        self.verified_bytes = 0
+        self.hits = 0
         self.latencies = LatencyHistogram()
+
+    @property
+    def requests(self) -> int:
+        return self.latencies.count + self.failed
+
+    @property
+    def hit_ratio(self) -> float | None:
+        return self.hits / self.latencies.count if self.latencies.count else None
+
+    @property
+    def latency(self) -> Latency:
+        return Latency(self.latencies.quantile(0.5), self.latencies.quantile(0.99))
 
 
 class LoadStats:
-    """Counters of a running load. `kinds` and `endpoints` fix the order in which they are reported."""
+    """Counters of a running load. What ends counts for the phase that it ends in."""
 
-    def __init__(self, kinds: Sequence[str], endpoints: Sequence[str], clients: int, *, now: float) -> None:
-        self._kinds = {kind: _Kind() for kind in kinds}
-        self._endpoints = dict.fromkeys(endpoints, 0)
-        self._problems: Counter[str] = Counter()
-        self._clients = clients
+    def __init__(self, *, now: float) -> None:
         self._began = now
-        self._latencies = LatencyHistogram()
-        self._recent = LatencyHistogram()
-        self._recent_failed = 0
-        self._recent_since = now
+        self._problems: Counter[str] = Counter()
+        self._phases: dict[str, _Count] = {}
+        self._whole = _Count()
+        self._recent, self._recent_since = _Count(), now
+        self.begin("")
 
-    def record_success(self, kind: str, endpoint: str, verified_bytes: int, seconds: float) -> None:
-        """Count a request that took `seconds` and whose answer was complete and right."""
-        counters = self._kinds[kind]
-        counters.verified_bytes += verified_bytes
-        counters.latencies.add(seconds)
-        self._latencies.add(seconds)
-        self._recent.add(seconds)
-        self._endpoints[endpoint] = self._endpoints.get(endpoint, 0) + 1
+    def begin(self, phase: str) -> None:
+        """What ends from now on belongs to `phase`."""
+        self._counts = (self._phases.setdefault(phase, _Count()), self._whole)
 
-    def record_failure(self, kind: str, problem: str) -> None:
+    def record_success(self, is_hit: bool, seconds: float) -> None:
+        """Count a request that took `seconds`, whose answer was complete and right, and whose data were there or
+        not."""
+        for count in (*self._counts, self._recent):
+            count.hits += is_hit
+            count.latencies.add(seconds)
+
+    def record_failure(self, problem: str) -> None:
         """Count a request that failed; `problem` is for people."""
-        self._kinds[kind].failed += 1
-        self._recent_failed += 1
-        text = f"{kind}: {problem}"
-        known = text in self._problems or len(self._problems) < _MAX_PROBLEMS
-        self._problems[text if known else _OTHER_PROBLEMS] += 1
+        for count in (*self._counts, self._recent):
+            count.failed += 1
+        known = problem in self._problems or len(self._problems) < _MAX_PROBLEMS
+        self._problems[problem if known else _OTHER_PROBLEMS] += 1
 
     def tick(self, *, now: float) -> Progress:
         """Report the load so far and begin a new interval."""
-        recent, interval_s = self._recent, max(now - self._recent_since, 1e-9)
-        failed = sum(counters.failed for counters in self._kinds.values())
+        recent = self._recent
         progress = Progress(
             elapsed_s=now - self._began,
-            requests=self._latencies.count + failed,
-            failed=failed,
-            requests_per_s=(recent.count + self._recent_failed) / interval_s,
-            latency=_latency(recent),
-            endpoints=dict(self._endpoints),
+            requests=self._whole.requests,
+            failed=self._whole.failed,
+            requests_per_s=recent.requests / max(now - self._recent_since, 1e-9),
+            hit_ratio=recent.hit_ratio,
+            latency=recent.latency,
         )
-        self._recent, self._recent_failed, self._recent_since = LatencyHistogram(), 0, now
+        self._recent, self._recent_since = _Count(), now
         return progress
 
     def summary(self, *, now: float) -> Summary:
-        """The whole run until `now`."""
-        kinds = (
-            KindSummary(
-                kind=name,
-                requests=counters.latencies.count + counters.failed,
-                failed=counters.failed,
-                verified_bytes=counters.verified_bytes,
-                latency=_latency(counters.latencies),
-            )
-            for name, counters in self._kinds.items()
+        """The whole run until `now`; phases without a request are left out."""
+        phases = (
+            PhaseSummary(name, count.requests, count.failed, count.hit_ratio, count.latency)
+            for name, count in self._phases.items()
+            if count.requests
         )
         return Summary(
             elapsed_s=now - self._began,
-            clients=self._clients,
-            kinds=tuple(kinds),
-            endpoints=dict(self._endpoints),
+            phases=tuple(phases),
             problems=tuple(self._problems.most_common()),
-            latency=_latency(self._latencies),
+            hit_ratio=self._whole.hit_ratio,
+            latency=self._whole.latency,
         )
-
-
-def _latency(histogram: LatencyHistogram) -> Latency:
-    return Latency(histogram.quantile(0.5), histogram.quantile(0.99))

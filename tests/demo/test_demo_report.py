@@ -5,111 +5,135 @@ from io import StringIO
 
 from rich.console import Console
 
-from proxy.demo.report import Scene, introduction, live_view, progress_line, summary_text
-from proxy.demo.stats import KindSummary, Latency, Progress, Summary
+from proxy.demo.report import (
+    Outcome,
+    Scene,
+    happening_line,
+    introduction,
+    live_view,
+    progress_line,
+    summary_text,
+)
+from proxy.demo.stats import Latency, PhaseSummary, Progress, Summary
+from proxy.demo.watching import Fleet, Happening, Instance
 
-SCENE = Scene(
-    proxy_url="http://127.0.0.1:8080",
-    admin_url="http://127.0.0.1:9901",
-    config_path="/somewhere/homeport.yaml",
-    endpoints={"data-1": "127.0.0.1:9001", "data-2": "127.0.0.1:9002"},
-)
-PROGRESS = Progress(
-    elapsed_s=3.0,
-    requests=5200,
-    failed=2,
-    requests_per_s=1833.4,
-    latency=Latency(0.00312, 0.0987),
-    endpoints={"data-1": 3000, "data-2": 1000},
-)
-SUMMARY = Summary(
-    elapsed_s=10.0,
-    clients=8,
-    kinds=(
-        KindSummary("query", 12_000, 0, 1_100_000, Latency(0.0021, 0.0149)),
-        KindSummary("download", 4_000, 0, 262_144_000, Latency(0.0332, 0.1874)),
+SCENE = Scene("http://127.0.0.1:8080", "http://127.0.0.1:9901", "/somewhere/homeport.yaml")
+PROGRESS = Progress(3.0, 5200, 2, 1833.4, 0.75, Latency(0.00312, 0.0987))
+FLEET = Fleet(
+    desired=3,
+    serving=1,
+    instances=(
+        Instance("a" * 64, "demo-data-1", "serving", "127.0.0.1:9001", 3, 5000, 0.75),
+        Instance("b" * 64, "demo-data-2", "starting", "", 0, 0, None),
     ),
-    endpoints={"data-1": 12_000, "data-2": 4_000},
+)
+DEATH = Happening(100.0, "instance_died", "demo-data-3", "it was killed; soon again; its log:\nready")
+SUMMARY = Summary(
+    elapsed_s=24.4,
+    phases=(
+        PhaseSummary("calm", 1_300, 0, 0.8, Latency(0.035, 0.139)),
+        PhaseSummary("burst", 14_700, 0, 0.66, Latency(0.064, 0.215)),
+    ),
     problems=(),
-    latency=Latency(0.0025, 0.1503),
+    hit_ratio=0.68,
+    latency=Latency(0.045, 0.195),
+)
+OUTCOME = Outcome(
+    steps=((4.4, "3 instances instead of 2: why"), (19.5, "2 instances instead of 3: why not")),
+    most_serving=3,
+    first_new_s=1.6,
+    killed="demo-data-1",
+    killed_at_s=12.2,
+    healed_s=2.5,
+    missed=(),
 )
 
 GOOD = """\
 Summary
 
-  load       10.0 s, 8 clients, each waiting for its answer
-  requests   16 000 (1 600/s)
+  requests   16 000 in 24.4 s
   failed     0
-  verified   251.0 MiB (25.1 MiB/s) against checksums
-  latency    p50 2.50 ms, p99 150 ms
-  proxy      http://127.0.0.1:8080
-  admin API  http://127.0.0.1:9901
+  hit ratio  68 % of requests found their data where they were sent
+  latency    p50 45 ms, p99 195 ms
+  scaling    up to 3 instances; the first new one served 1.6 s after the burst began
+      4.4 s  3 instances instead of 2: why
+     19.5 s  2 instances instead of 3: why not
+  healing    demo-data-1 was killed at 12.2 s; another served 2.5 s later
 
-  request     count   failed    verified       p50       p99
-  query      12 000        0     1.0 MiB   2.10 ms   14.9 ms
-  download    4 000        0   250.0 MiB   33.2 ms    187 ms
+  load    requests   failed   hits     p50      p99
+  calm       1 300        0   80 %   35 ms   139 ms
+  burst     14 700        0   66 %   64 ms   215 ms
 
-  endpoint                answered    share
-  data-1 127.0.0.1:9001     12 000   75.0 %
-  data-2 127.0.0.1:9002      4 000   25.0 %
-
-OK: no request failed and every checksum was right."""
+OK: no request failed."""
 
 
 def test_summary_of_a_good_run():
-    assert summary_text(SUMMARY, SCENE) == GOOD
+    assert summary_text(SUMMARY, OUTCOME) == GOOD
 
 
 def test_summary_of_a_bad_run_says_what_failed():
-    query = replace(SUMMARY.kinds[0], failed=1_500)
-    bad = replace(
-        SUMMARY, kinds=(query, SUMMARY.kinds[1]), problems=(("query: 502 gone", 1_499), ("query: x", 1))
+    calm = replace(SUMMARY.phases[0], failed=1_100)
+    problems = (("502 gone", 1_099), ("x", 1))
+    text = summary_text(replace(SUMMARY, phases=(calm, SUMMARY.phases[1]), problems=problems), OUTCOME)
+    assert "  failed     1 100\n" in text
+    assert "  What failed:\n    1 099 x 502 gone\n        1 x x\n" in text
+    assert text.endswith("\nFAILED: 1 100 of 16 000 requests got no right answer.")
+
+
+def test_summary_says_what_did_not_happen():
+    outcome = replace(OUTCOME, healed_s=None, missed=("the killed instance was not replaced",))
+    text = summary_text(SUMMARY, outcome)
+    assert "demo-data-1 was killed at 12.2 s; not seen\n" in text
+    assert text.endswith(
+        "\n  the killed instance was not replaced\n"
+        "FAILED: no request failed, but not everything happened that should."
     )
-    text = summary_text(bad, SCENE)
-    assert "  failed     1 500\n" in text
-    assert "  What failed:\n    1 499 x query: 502 gone\n        1 x query: x\n" in text
-    assert text.endswith("\nFAILED: 1 500 of 16 000 requests got no right answer.")
 
 
 def test_summary_of_nothing_is_a_failure():
-    empty = Summary(0.0, 8, (), {"data-1": 0, "data-2": 0}, (), Latency(None, None))
-    text = summary_text(empty, SCENE)
+    empty = Summary(0.0, (), (), None, Latency(None, None))
+    text = summary_text(empty, Outcome((), 2, None, "", 0.0, None, ()))
     assert "p50 -, p99 -" in text
+    assert "2 instances at most, none of them new" in text
+    assert "no instance was killed" in text
     assert text.endswith("FAILED: the load ended before any request was answered.")
 
 
-def test_summary_lists_an_endpoint_it_did_not_start():
-    strange = replace(SUMMARY, endpoints={"data-1": 1, "unknown": 1})
-    assert "\n  unknown                        1   50.0 %\n" in summary_text(strange, SCENE)
-
-
 def test_introduction_says_what_runs_and_how_to_try_it():
-    text = introduction(SCENE, 10.0)
+    text = introduction(SCENE)
     assert "proxy      http://127.0.0.1:8080\n" in text
     assert "admin API  http://127.0.0.1:9901\n" in text
-    assert "data-1 127.0.0.1:9001, data-2 127.0.0.1:9002\n" in text
     assert "config     /somewhere/homeport.yaml\n" in text
     assert "  curl -i 'http://127.0.0.1:8080/query?dataset=orders'\n" in text
-    assert text.endswith("Load for 10 s; Ctrl-C ends it early.")
 
 
 def test_progress_line():
-    assert progress_line(PROGRESS) == (
-        "   3 s   1 833 requests/s  p50  3.12 ms  p99  98.7 ms  data-1 75.0 %  data-2 25.0 %  2 failed"
+    assert progress_line("burst", PROGRESS, FLEET) == (
+        "  3.0 s  burst       1 833 requests/s  p50  3.1 ms  p99   99 ms  hits  75 %"
+        "  1 of 3 instances  2 failed"
     )
+
+
+def test_what_happens_is_one_line_without_the_log():
+    assert happening_line(2.0, DEATH) == "  2.0 s  > demo-data-3: died: it was killed; soon again"
 
 
 def test_live_view_fits_a_small_terminal():
     out = StringIO()
-    Console(file=out, width=80, force_terminal=True, color_system=None).print(live_view(PROGRESS, 10.0))
+    view = live_view("burst", PROGRESS, FLEET, [(2.0, DEATH), (2.5, replace(DEATH, text="x" * 200))])
+    Console(file=out, width=80, force_terminal=True, color_system=None).print(view)
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[1].endswith(" 3 of 10 s")
+    assert lines[1].split("   ") == ["burst", "3 s", "3 instances wanted"]
     assert lines[2].split("   ") == [
         "1 833 requests/s",
-        "p50 3.12 ms",
-        "p99 98.7 ms",
+        "p50 3.1 ms",
+        "p99 99 ms",
+        "hits 75 %",
         "5 200 in all",
         "2 failed",
     ]
-    assert lines[3].startswith("data-1 ") and lines[3].endswith("  3 000  75.0 %")
+    assert lines[4].startswith("demo-data-1  serving ") and lines[4].endswith("  5 000 answered  hits 75 %")
+    assert lines[5].startswith("demo-data-2  starting ")
+    assert lines[7].endswith("> demo-data-3: died: it was killed; soon again")
+    assert lines[8].endswith("…")

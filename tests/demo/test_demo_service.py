@@ -58,7 +58,8 @@ def test_announces_its_address(service):
 
 
 def test_health_names_the_service(service):
-    assert service.get_json("/health") == {"service": "data-7", "status": "ok"}
+    pid = service.process.pid
+    assert service.get_json("/health") == {"service": "data-7", "status": "ok", "pid": pid}
 
 
 def test_query_depends_on_the_dataset_alone(service):
@@ -66,6 +67,32 @@ def test_query_depends_on_the_dataset_alone(service):
     assert orders == {"service": "data-7", "dataset": "orders", "result": sample.query_result("orders")}
     assert service.get_json("/query?dataset=orders&think_ms=1") == orders
     assert service.get_json("/query?dataset=clicks")["result"] != orders["result"]
+
+
+def test_a_query_fetches_what_is_not_held():
+    largest = max(sample.dataset_bytes(name) for name in "abc")
+    with running("--cache", str(largest * 2), "--bandwidth", "1e12") as started:
+        assert [_found(started, name) for name in "aab"] == ["miss", "hit", "miss"]
+    with running("--cache", "0", "--bandwidth", "1e12") as started:
+        assert [_found(started, name) for name in "aa"] == ["miss", "miss"]
+
+
+def _found(service, dataset):
+    response, _ = service.request("GET", f"/query?dataset={dataset}")
+    return response.headers["X-Data-Cache"]
+
+
+def test_datasets_have_sizes_of_their_own():
+    sizes = [sample.dataset_bytes(f"set-{number}") for number in range(100)]
+    assert len(set(sizes)) == 100
+    assert 8 << 20 <= min(sizes) and max(sizes) < 40 << 20
+
+
+@pytest.mark.parametrize("option", [("--slots", "0"), ("--cache", "-1"), ("--bandwidth", "0")])
+def test_resources_that_make_no_sense_are_refused(option):
+    done = subprocess.run([*SERVICE, *option], capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 2
+    assert "expected --slots of at least 1" in done.stderr
 
 
 @pytest.mark.parametrize("length", [0, 1, 65_536, 65_537, 3_000_000])
