@@ -310,6 +310,14 @@ class Control:
                 report = self._report(ReloadOutcome.REFUSED, faults=(fault,))
         return self._reloads.tell(report, trigger)
 
+    def _notes(self, config: Config) -> dict[str, str]:
+        """What is to be said of keys, if `config` has others than are served."""
+        if self._workers:
+            return {"workers": f"without effect beside --workers {self._workers}"}
+        if (config.workers or auto_workers()) < (self._config.workers or auto_workers()):
+            return {"workers": "what those too many have left after drain_timeout is cut, WebSockets too"}
+        return {}
+
     async def _adopt(self, config: Config, source: bytes) -> ReloadReport:
         """Serve `config`. Raises `ConfigError`, and then nothing has changed."""
         old_sources, old_admin = self._sources, self._admin
@@ -317,8 +325,7 @@ class Control:
         if config == self._config:
             self._source = source
             return self._report(ReloadOutcome.UNCHANGED)
-        overridden = {"workers": f"--workers {self._workers}"} if self._workers else {}
-        changes = tuple(describe_changes(self._config, config, overridden))
+        changes = tuple(describe_changes(self._config, config, self._notes(config)))
         sources = await self._new_sources(config, old_sources.resolver.resolved)
         admin = self._new_admin(config) if config.admin.bind != self._config.admin.bind else old_admin
         try:

@@ -18,19 +18,16 @@ _IDENTITIES = ("name", "address")
 MAX_CHANGES = 50
 
 
-def describe_changes(old: Section, new: Section, overridden: Mapping[str, str] | None = None) -> list[str]:
+def describe_changes(old: Section, new: Section, notes: Mapping[str, str] | None = None) -> list[str]:
     """A line for each difference, in the order of the models: `clusters[etl].endpoints[10.0.0.2:9000]: added`,
     `timeouts.keep_alive: 75s → 30s`, `admin.token: changed`. At most `MAX_CHANGES`, then how many more.
 
-    `overridden` says by what, for the keys of which the file does not decide: `workers: 1 → 3, without effect beside
-    --workers 2`.
+    `notes` are what is to be said of a key if it differs: `workers: 1 → 3, without effect beside --workers 2`.
     """
     found: list[str] = []
     _compare("", "", old, new, found)
-    for key, by in (overridden or {}).items():
-        found = [
-            f"{line}, without effect beside {by}" if line.startswith(f"{key}:") else line for line in found
-        ]
+    for key, note in (notes or {}).items():
+        found = [f"{line}, {note}" if line.startswith(f"{key}:") else line for line in found]
     if len(found) > MAX_CHANGES:
         found[MAX_CHANGES:] = [f"and {len(found) - MAX_CHANGES} more"]
     return found

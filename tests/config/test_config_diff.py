@@ -74,8 +74,8 @@ def test_many_changes_are_counted():
     assert found[-1] == "and 51 more"
 
 
-def test_what_the_file_does_not_decide_is_said():
+def test_what_is_to_be_said_of_a_change():
     one, three = (load(BASE + f"workers: {number}\n") for number in (1, 3))
-    overridden = {"workers": "--workers 2"}
-    assert describe_changes(one, three, overridden) == ["workers: 1 → 3, without effect beside --workers 2"]
+    notes = {"workers": "without effect beside --workers 2", "limits": "whatever"}
+    assert describe_changes(one, three, notes) == ["workers: 1 → 3, without effect beside --workers 2"]
     assert describe_changes(one, three) == ["workers: 1 → 3"]

@@ -266,6 +266,20 @@ def test_a_number_of_workers_beside_one_of_the_command_line_is_told_to_do_nothin
     run(main)
 
 
+def test_fewer_workers_are_told_to_cut_what_they_have_left():
+    async def main():
+        world = World(TEXT + b"workers: 2\n")
+        world.control = world.new_control(workers=None)
+        await world.control.start()
+        world.text = TEXT + b"workers: 1\n"
+        (change,) = (await world.control.reload()).changes
+        assert change.startswith("workers: 2 → 1, what those too many have left after drain_timeout is cut")
+        assert world.board.parent_row[P_WANTED_WORKERS] == 1
+        await world.control.stop()
+
+    run(main)
+
+
 def test_a_faulty_file_changes_nothing(caplog):
     async def main():
         world = World()
