@@ -199,6 +199,12 @@ def explain(
     processing_type: Annotated[
         str, typer.Option("--type", metavar="TYPE", help="The request's processing type.")
     ] = "",
+    route: Annotated[
+        str,
+        typer.Option(
+            "--route", metavar="R", help="Whose requests; else the first to the cluster that knows of data."
+        ),
+    ] = "",
     admin: AdminUrl = DEFAULT_ADMIN,
     as_json: AsJson = False,
     token: AdminToken = None,
@@ -208,7 +214,8 @@ def explain(
     from proxy.admin.explain_client import ask_explain
 
     asked = [("data_key", key) for key in data_key or ()] + [("tag", each) for each in tag or ()]
-    asked += [(name, value) for name, value in (("size", size), ("type", processing_type)) if value]
+    more = (("size", size), ("type", processing_type), ("route", route))
+    asked += [(name, value) for name, value in more if value]
     raise typer.Exit(ask_explain(admin, token, as_json, [("cluster", cluster), *asked]))
 
 

@@ -300,6 +300,7 @@ class AdminServer:
             query.get("size"),
             query.getall("tag", []),
             query.get("type", ""),
+            query.get("route", ""),
         )
         try:
             return _json(await self._commands.explain(question))

@@ -21,7 +21,7 @@ from proxy.model import RequestFacts
 from proxy.policy.balancer import balancer
 from proxy.policy.data_key import MAX_KEYS, MAX_SIZE_BYTES, MAX_TAGS, MAX_TYPE_BYTES, good_key
 from proxy.scoreboard import FRESH_MS, K_DATA_KEYS, S_STATE, SLOT_SERVING, W_HEARTBEAT_MS, Scoreboard
-from proxy.snapshot import ClusterSpec, DataSpec, Snapshot, SplitSpec
+from proxy.snapshot import ClusterSpec, DataSpec, RouteSpec, Snapshot, SplitSpec
 from proxy.telemetry.explanation import explanation_document, load_document
 from proxy.telemetry.status import DaemonView, find_cluster
 
@@ -69,6 +69,8 @@ class Question:
     """Of all its data, as a configuration has sizes; `None` = it does not say."""
     tags: Sequence[str] = ()
     work_class: str = ""
+    route: str = ""
+    """The name of the one that says what of it counts; empty = the first to the cluster that knows of data."""
 
 
 def question_facts(question: Question, spec: DataSpec) -> RequestFacts:
@@ -100,15 +102,22 @@ def question_facts(question: Question, spec: DataSpec) -> RequestFacts:
     )
 
 
-def route_data(snapshot: Snapshot, cluster: str) -> DataSpec:
-    """What the first route to `cluster` that knows of data says of them; nothing, if none does."""
-    for route in snapshot.routes:
-        leads = isinstance(route.action, SplitSpec) and any(
-            name == cluster for name, _ in route.action.clusters
-        )
-        if leads and route.locality is not None:
-            return route.locality
-    return DataSpec()
+def asked_route(snapshot: Snapshot, question: Question) -> tuple[RouteSpec | None, list[str]]:
+    """The route whose requests `question` is about, `None` = none to its cluster knows of data; and the names of the
+    other routes there that do. Raises `BadQuestion`."""
+    leading = [
+        route
+        for route in snapshot.routes
+        if isinstance(route.action, SplitSpec) and question.cluster in dict(route.action.clusters)
+    ]
+    aware = [route for route in leading if route.locality is not None]
+    if not question.route:
+        return (aware[0] if aware else None), [route.name for route in aware[1:]]
+    for route in leading:
+        if route.name == question.route:
+            return route, [other.name for other in aware if other is not route]
+    named = printable(question.route)
+    raise BadQuestion("route", f"there is none to {question.cluster!r} of the name {named!r}")
 
 
 class Explainer:
@@ -138,12 +147,14 @@ class Explainer:
         if cluster is None or view.snapshot is None:
             raise UnknownTarget(f"there is no cluster {printable(question.cluster)!r}")
         question = replace(question, data_keys=tuple(dict.fromkeys(question.data_keys)))
-        facts = question_facts(question, route_data(view.snapshot, cluster.name))
-        if not balancer(cluster.balancer).sees_data:
-            return load_document(view, cluster, question.data_keys, facts)
-        return explanation_document(
-            view, cluster, question.data_keys, await self._ask(cluster, facts, view.now)
-        )
+        route, others = asked_route(view.snapshot, question)
+        facts = question_facts(question, (route and route.locality) or DataSpec())
+        if balancer(cluster.balancer).sees_data:
+            answer = await self._ask(cluster, facts, view.now)
+            document = explanation_document(view, cluster, question.data_keys, answer)
+        else:
+            document = load_document(view, cluster, question.data_keys, facts)
+        return {**document, "route": route.name if route is not None else None, "other_routes": others}
 
     async def _ask(self, cluster: ClusterSpec, facts: RequestFacts, now: float) -> Row:
         asked = self._workers(cluster, now)[:MOST_ASKED]

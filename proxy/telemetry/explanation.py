@@ -25,6 +25,7 @@ _GOES_BY = {
     "p2c": "of two drawn at random the one with fewer requests in flight per weight",
 }
 _BY_DATA = "the least expected time until the answer, with what moving the data costs others"
+_BY_WORK = "the least expected time until the answer, what data would take left out"
 
 # Fields of a worker's row that a candidate has as they are.
 _TERMS = (
@@ -46,8 +47,9 @@ def explanation_document(
         if row["slot"] in specs
     ]
     winner = specs.get(answer["winner"])
+    goes_by = _BY_DATA if answer["is_trusted"] else _BY_WORK
     return {
-        **_head(cluster, _BY_DATA, winner, answer["why"] or None, answer["reason"]),
+        **_head(cluster, goes_by, winner, answer["why"] or None, answer["reason"]),
         "worker": answer["worker"],
         "data_keys": [
             {

@@ -479,9 +479,9 @@ def test_explain(run):
     async def main():
         daemon = Daemon()
         async with serving(daemon) as client:
-            asked = "cluster=etl&data_key=a%20b&data_key=c%2Fd&size=10MiB&tag=x&tag=y&type=join"
+            asked = "cluster=etl&data_key=a%20b&data_key=c%2Fd&size=10MiB&tag=x&tag=y&type=join&route=r"
             assert (await client.get(f"/api/v1/explain?{asked}")).json == {"cluster": "etl"}
-            assert daemon.asked == Question("etl", ["a b", "c/d"], "10MiB", ["x", "y"], "join")
+            assert daemon.asked == Question("etl", ["a b", "c/d"], "10MiB", ["x", "y"], "join", "r")
             assert (await client.get("/api/v1/explain?cluster=etl")).status == 200
             assert daemon.asked == Question("etl", [], None, [], "")
             for query, status, error in (

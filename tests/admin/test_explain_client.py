@@ -46,6 +46,8 @@ ANSWER = {
     "cluster": "etl",
     "balancer": "data_locality_aware",
     "goes_by": "the least time",
+    "route": "queries",
+    "other_routes": [],
     "winner": "etl/10.0.0.1:9000",
     "reason": {"code": "holder", "text": "holds the data; the next best would take 0.21 s to fetch it"},
     "worker": 1,
@@ -132,6 +134,13 @@ def ask(monkeypatch):
         return code, out.getvalue(), err.getvalue(), seen
 
     return ask
+
+
+def test_routes_are_named_if_there_are_several(ask):
+    _, out, _, _ = ask({**ANSWER, "other_routes": ["loads", "exports"]})
+    assert (
+        out.splitlines()[1] == "for requests of route queries; other routes that know of data: loads, exports"
+    )
 
 
 def test_in_a_pipe(ask):

@@ -15,8 +15,8 @@ from proxy.controlplane.explaining import (
     Explainer,
     NoAnswer,
     Question,
+    asked_route,
     question_facts,
-    route_data,
 )
 from proxy.explanation import explained
 from proxy.inquiry import MAX_CANDIDATES, Inquiry, parse_answer, parse_inquiry
@@ -286,8 +286,55 @@ def test_the_first_route_that_knows_of_data_counts():
         RouteSpec("aware", MatchSpec(), SplitSpec((("x", 1), ("etl", 1))), locality=data),
     )
     snapshot = Snapshot(1, (), (spec(),), routes)
-    assert route_data(snapshot, "etl") is data
-    assert route_data(snapshot, "unknown") == DataSpec()
+    assert asked_route(snapshot, Question("etl")) == (routes[3], [])
+    assert asked_route(snapshot, Question("unknown")) == (None, [])
+
+
+def test_a_route_can_be_named():
+    first, second = (
+        RouteSpec(name, MatchSpec(), SplitSpec((("etl", 1),)), locality=DataSpec(require=frozenset({name})))
+        for name in ("first", "second")
+    )
+    plain = RouteSpec("plain", MatchSpec(), SplitSpec((("etl", 1),)))
+    elsewhere = RouteSpec("elsewhere", MatchSpec(), SplitSpec((("x", 1),)), locality=DataSpec())
+    snapshot = Snapshot(1, (), (spec(),), (plain, first, elsewhere, second))
+    assert asked_route(snapshot, Question("etl")) == (first, ["second"])
+    assert asked_route(snapshot, Question("etl", route="second")) == (second, ["first"])
+    assert asked_route(snapshot, Question("etl", route="plain")) == (plain, ["first", "second"])
+    with pytest.raises(BadQuestion, match="route: there is none to 'etl' of the name 'elsewhere'"):
+        asked_route(snapshot, Question("etl", route="elsewhere"))
+
+
+def test_the_route_that_is_named_counts(daemon):
+    routes = tuple(
+        RouteSpec(tag, MatchSpec(), SplitSpec((("etl", 1),)), locality=DataSpec(require=frozenset({tag})))
+        for tag in ("cpu", "gpu")
+    )
+    daemon.view = replace(daemon.view, snapshot=replace(daemon.view.snapshot, routes=routes))
+
+    async def main():
+        asking = asyncio.ensure_future(
+            daemon.explainer.explain(daemon.view, Question("etl", ["k"], route="gpu"))
+        )
+        while (message := daemon.pairs[1][0].receive()) is None:
+            await asyncio.sleep(0.001)
+        assert parse_inquiry(message.body).facts.require == {"gpu"}
+        assert daemon.explainer.take(answer_of(number=message.body["explain"]))
+        return await asking
+
+    document = run(main())
+    assert (document["route"], document["other_routes"]) == ("gpu", ["cpu"])
+
+
+def test_what_is_gone_by_while_data_are_left_out(daemon):
+    async def explain(is_trusted):
+        asking = asyncio.ensure_future(daemon.explainer.explain(daemon.view, Question("etl", ["k"])))
+        ((_, number),) = await asked(daemon)
+        daemon.explainer.take({**answer_of(number=number), "is_trusted": is_trusted})
+        return (await asking)["goes_by"]
+
+    assert "moving the data" in run(explain(True))
+    assert run(explain(False)) == "the least expected time until the answer, what data would take left out"
 
 
 def test_other_balancers_say_what_they_go_by():
