@@ -6,7 +6,7 @@ two cores, each with services and load of its own.
     trace        the requests of a scenario, fixed in advance
     physics      an endpoint: slots, a line, a cache; pure
     simulation   a trace run through a policy in virtual time
-    policies     what other proxies do, and bounds that know everything
+    policies     what other proxies do, and some that know everything
     homeport     what Homeport does
     decision     what a decision of Homeport costs
     figures      hit ratio, mean, quantiles of a run

@@ -1,16 +1,16 @@
 """What a decision by data locality costs: CPU time of the policy alone, in this process.
 
 Keys are asked for by Zipf 1.0, endpoints learn from each answer, and up to two requests an endpoint are under way.
-Every batch of choices is timed, and every batch of answers; medians of batches, so that what else the machine does
-counts little. Measured (Python 3.11, a busy machine with two cores, one key): with 10 endpoints 6 to 8 µs for the
-choice and 3 to 5 for the answer, with 100 endpoints 7 to 10 and 5 to 6.
+Every batch of choices is timed, with the look at loads before it, and every batch of answers; means, so that what is
+done now and then counts too. Measured (Python 3.11, a busy machine with two cores, one key): with 10 endpoints 4 to 5
+µs for the choice and as much for the answer, with 100 endpoints 7 and 5 to 6.
 """
 
 from bisect import bisect
 from dataclasses import dataclass, field
 from itertools import accumulate
 from random import Random
-from statistics import median
+from statistics import fmean
 from time import thread_time_ns
 
 from proxy.model import RequestFacts
@@ -63,8 +63,8 @@ def measure(endpoints: int, decisions: int, seed: int = 1) -> Decision:
     for number in range(-(-WARM_UP // batch) + -(-decisions // batch)):
         asked = [facts[bisect(shares, rng.random() * shares[-1])] for _ in range(batch)]
         now += SERVICE_S + TRANSFER_S
-        locality.refresh(members)
         begun = thread_time_ns()
+        locality.refresh(members)
         placed = [_decide(locality, members, each, now) for each in asked]
         decided = thread_time_ns()
         for member, placement in placed:
@@ -73,7 +73,7 @@ def measure(endpoints: int, decisions: int, seed: int = 1) -> Decision:
         if number * batch >= WARM_UP:
             choices.append((decided - begun) / batch / 1000)
             answers.append((thread_time_ns() - decided) / batch / 1000)
-    return Decision(endpoints, median(choices), median(answers))
+    return Decision(endpoints, fmean(choices), fmean(answers))
 
 
 def _decide(

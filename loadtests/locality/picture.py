@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-from loadtests.locality.results import BOUND, Cell, Results
+from loadtests.locality.results import ORACLE, Cell, Results
 from loadtests.peers.picture import plain
 
 matplotlib.use("Agg")
@@ -48,8 +48,8 @@ def draw(results: Results, path: Path) -> None:
 
 
 def _points(axes: Axes, results: Results, cells: Sequence[Cell], key: str) -> None:
-    """A group of points for each scenario, with whiskers over the seeds, and a line where the bound is. Not bars: those
-    have no foot on a logarithmic axis."""
+    """A group of points for each scenario, with whiskers over the seeds, and a line where the oracle is. Not bars:
+    those have no foot on a logarithmic axis."""
     names = list(results.versions)
     for place, name in enumerate(names):
         at, heights, down, up = [], [], [], []
@@ -65,7 +65,7 @@ def _points(axes: Axes, results: Results, cells: Sequence[Cell], key: str) -> No
         axes.errorbar(at, heights, (down, up), fmt="o", markersize=6, elinewidth=1.5, label=name,
                       color=COLOURS[name])  # fmt: skip
     for index, cell in enumerate(cells):
-        if (value := results.median(cell, BOUND, key)) is not None:
+        if (value := results.median(cell, ORACLE, key)) is not None:
             label = "knows everything (simulated)" if not index else "_"
             axes.hlines(
                 value, index - 0.45, index + 0.45, colors="black", linestyles="--", linewidth=1, label=label

@@ -1,4 +1,4 @@
-"""Policies to compare with in the simulation: what the other proxies do, and bounds that know everything.
+"""Policies to compare with in the simulation: what the other proxies do, and some that know everything.
 
 RoundRobin        each in turn
 LeastConnections  fewest requests in flight

@@ -14,7 +14,7 @@ from rich.table import Table
 from loadtests import documents
 from loadtests.locality.bench import Settings
 from loadtests.locality.figures import Figures
-from loadtests.locality.results import BOUND, Cell, Results, Run, verdicts
+from loadtests.locality.results import ORACLE, Cell, Results, Run, verdicts
 from loadtests.locality.trace import BY_NAME
 from loadtests.peers.report import verdict_table
 
@@ -52,14 +52,14 @@ def _cell_table(results: Results, cell: Cell, style: box.Box) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("failed", justify="right")
     table.add_column("proxy's CPU µs", justify="right")
-    for name in (*results.versions, BOUND):
+    for name in (*results.versions, ORACLE):
         if found := runs.get(name):
             table.add_row(name, *_figures(results, cell, name), _cpu(found), style=_style(results, name))
     return table
 
 
 def _style(results: Results, name: str) -> str | None:
-    return "dim" if name == BOUND else "bold" if name == next(iter(results.versions), "") else None
+    return "dim" if name == ORACLE else "bold" if name == next(iter(results.versions), "") else None
 
 
 def _figures(results: Results, cell: Cell, name: str) -> list[str]:
@@ -93,7 +93,8 @@ def _ladder_table(results: Results, style: box.Box) -> Table:
     table.add_column("rate", justify="right")
     for name in results.versions:
         capacity = results.capacity(name)
-        table.add_row(name, ABSENT if capacity is None else f"{capacity:.0f}")
+        sign = "≥ " if results.is_beyond(name) else ""
+        table.add_row(name, ABSENT if capacity is None else f"{sign}{capacity:.0f}")
     return table
 
 
@@ -103,12 +104,13 @@ def notes(results: Results) -> list[str]:
     runs = [run for peers in results.runs.values() for found in peers.values() for run in found]
     busy, others = (max((getattr(run, share) for run in runs), default=0.0) for share in ("busy", "others"))
     said = [
-        f"Medians of seeds; best = the best median of the other proxies; {BOUND} = a simulated policy that knows "
-        "everything beforehand. A failed request counts as one that takes for ever, except in the mean.",
+        f"Medians of seeds; best = the best median of the other proxies; {ORACLE} = simulated policies that know "
+        "everything beforehand, the best of them figure by figure. A failed request counts as one that takes for ever, "
+        "except in the mean. What the best other bears comes from the simulation; growth tells whether it does here.",
         f"{versions}. The cores were busy {busy:.0%} of the time at most, other programs had {others:.0%} at most.",
     ]
     said += [f"{name} did not run: {reason}" for name, reason in results.absent.items()]
-    return said + [f"doubtful: {problem}" for problem in results.problems()]
+    return said + results.beaten() + [f"doubtful: {problem}" for problem in results.problems()]
 
 
 def show(results: Results, console: Console) -> None:
@@ -132,6 +134,7 @@ def write_json(results: Results, settings: Settings, path: Path) -> None:
         "rates": results.rates,
         "cells": _cells(results.runs),
         "ladder": _cells(results.ladder),
+        "decisions_us": {str(count): cost for count, cost in results.decisions_us.items()},
         "capacity": {name: results.capacity(name) for name in results.versions},
         "targets": [
             {"target": v.target, "limit": v.limit, "value": v.value, "met": v.is_met}
@@ -155,6 +158,7 @@ def read_json(path: Path, settings: Settings) -> Results:
             rates=document["rates"],
             runs=_runs(document["cells"]),
             ladder=_runs(document["ladder"]),
+            decisions_us={int(count): cost for count, cost in document["decisions_us"].items()},
         )
     except (OSError, KeyError, TypeError, orjson.JSONDecodeError) as error:
         raise ValueError(f"{path} cannot be gone on with: {error!r}") from error

@@ -9,14 +9,18 @@ from loadtests.locality.figures import Figures
 from loadtests.locality.peers import BY_NAME
 from loadtests.peers.results import Verdict
 
-BOUND = "bound"
-"""The peer that is none: the best policy of the simulation that knows everything."""
+ORACLE = "oracle"
+"""The peer that is none: what simulated policies reach that know everything, the best of them figure by figure."""
 DEFAULT_SCENARIOS = ("shift", "shift-1.1")
 FULL = 1.0
 """The share of the calibrated rate at which most targets are set."""
 CAPACITY_P99_S = 1.0
 BUSY_LIMIT = 0.7
 """Share of the machine's cores; beyond it waits for a core are part of what is measured."""
+GROWTH_LIMIT = 1.15
+"""The second half's p99 over the first's: what a rate is calibrated by; beyond it requests pile up."""
+DECISION_LIMITS_US = {10: 10.0, 100: 12.0}
+"""CPU of a decision by number of endpoints."""
 LAG_LIMIT_S = 0.010
 """99th percentile of how late requests were sent; less than the shortest answer takes."""
 
@@ -63,6 +67,8 @@ class Results:
     """By peer, one for each seed."""
     ladder: dict[Cell, dict[str, list[Run]]] = field(default_factory=dict)
     """The same at more shares of one scenario's rate: where does p99 pass its limit?"""
+    decisions_us: dict[int, float] = field(default_factory=dict)
+    """CPU of Homeport's choice alone, by number of endpoints."""
 
     def values(self, cell: Cell, peer: str, figure: str) -> list[float]:
         """A field of `Figures` for each seed; empty when it was not measured."""
@@ -92,7 +98,15 @@ class Results:
     def capacity(self, peer: str) -> float | None:
         """The rate at which the ladder's p99 passes its limit: between two steps in proportion to the logarithm of p99,
         the last step when it never does, None when it always does or there is no ladder."""
-        steps = sorted(
+        return _crossing(self._steps(peer), CAPACITY_P99_S)
+
+    def is_beyond(self, peer: str) -> bool:
+        """Whether its capacity is more than the ladder's last step."""
+        steps = self._steps(peer)
+        return bool(steps) and all(p99_s <= CAPACITY_P99_S for _, p99_s in steps)
+
+    def _steps(self, peer: str) -> list[tuple[float, float]]:
+        return sorted(
             (
                 median(run.rate for run in runs[peer]),
                 median(run.figures.p99_s for run in runs[peer]),
@@ -100,18 +114,19 @@ class Results:
             for runs in self.ladder.values()
             if peer in runs
         )
-        return _crossing(steps, CAPACITY_P99_S)
 
     def best_capacity(self) -> float | None:
-        """Of the other proxies."""
+        """Of the other proxies; None when that of one of them is not known for being beyond the ladder."""
         peers = {peer for runs in self.ladder.values() for peer in runs if is_other(peer)}
+        if any(self.is_beyond(peer) for peer in peers):
+            return None
         return max((value for peer in peers if (value := self.capacity(peer)) is not None), default=None)
 
     def problems(self) -> list[str]:
         """What makes figures doubtful, one line each."""
         found = self.missing[:]
         for cell, peers in (*self.runs.items(), *self.ladder.items()):
-            runs = [run for name, runs in peers.items() if name != BOUND for run in runs]
+            runs = [run for name, runs in peers.items() if name != ORACLE for run in runs]
             where = f"{cell.scenario} at {cell.share:g}"
             if (busy := max((run.busy for run in runs), default=0.0)) > BUSY_LIMIT:
                 others = max(run.others for run in runs)
@@ -120,12 +135,35 @@ class Results:
                 )
             if (lag := max((run.lag_s for run in runs), default=0.0)) > LAG_LIMIT_S:
                 found.append(f"{where}: requests were sent up to {lag * 1e3:.0f} ms late")
+        for cell in self.runs:
+            growth = self.best(cell, "growth")
+            if cell.share == FULL and growth is not None and growth > GROWTH_LIMIT:
+                where = f"{cell.scenario} at {cell.share:g}"
+                found.append(
+                    f"{where}: the p99 of every other proxy grew by {growth:.2f} or more: none bears this rate"
+                )
         return found
+
+    def beaten(self) -> list[str]:
+        """Where somebody does better than the oracle, which knows everything but is not the best that can be done."""
+        return [
+            f"{peer} does better than the {ORACLE}: {cell.scenario} at {cell.share:g}, {word}"
+            for cell, peers in self.runs.items()
+            for figure, word in (("p99_s", "p99"), ("mean_s", "mean"), ("hit_ratio", "hit ratio"))
+            for peer in peers
+            if peer != ORACLE and self._is_better(cell, peer, figure)
+        ]
+
+    def _is_better(self, cell: Cell, peer: str, figure: str) -> bool:
+        value, oracle = self.median(cell, peer, figure), self.median(cell, ORACLE, figure)
+        if value is None or oracle is None:
+            return False
+        return value > oracle if figure == "hit_ratio" else value < oracle
 
 
 def is_other(peer: str) -> bool:
-    """Neither ours nor the bound."""
-    return peer != BOUND and not BY_NAME[peer].is_ours
+    """Neither ours nor the oracle."""
+    return peer != ORACLE and not BY_NAME[peer].is_ours
 
 
 def _crossing(steps: Sequence[tuple[float, float]], limit: float) -> float | None:
@@ -145,7 +183,15 @@ def _crossing(steps: Sequence[tuple[float, float]], limit: float) -> float | Non
 def verdicts(results: Results) -> list[Verdict]:
     """Every target for each way in which ours was measured."""
     ours = [name for name in results.versions if BY_NAME[name].is_ours]
-    return [verdict for name in ours for verdict in _of(results, name)]
+    decisions = [
+        Verdict(
+            f"a decision among {count} endpoints: ≤ {limit:g} µs of CPU",
+            limit,
+            results.decisions_us.get(count),
+        )
+        for count, limit in DECISION_LIMITS_US.items()
+    ]
+    return [*(verdict for name in ours for verdict in _of(results, name)), *decisions]
 
 
 def _of(results: Results, name: str) -> Iterable[Verdict]:
@@ -159,12 +205,9 @@ def _of(results: Results, name: str) -> Iterable[Verdict]:
         best, own = results.best(cell, "hit_ratio"), results.median(cell, name, "hit_ratio")
         behind = None if best is None or own is None else best - own
         yield Verdict(f"{where}: hit ratio at most 0.05 below the best other", 0.05, behind)
-    if results.ladder:
-        best, own = results.best_capacity(), results.capacity(name)
-        value = None if best is None or own is None else best / own
-        yield Verdict(
-            f"{name}: best other's rate with a p99 of 1 s ≤ 1/1.15 of ours", round(1 / 1.15, 3), value
-        )
+    capacity, own = results.best_capacity(), results.capacity(name)
+    value = None if capacity is None or own is None else capacity / own
+    yield Verdict(f"{name}: best other's rate with a p99 of 1 s ≤ 1/1.15 of ours", round(1 / 1.15, 3), value)
 
 
 def _limit(cell: Cell, figure: str) -> float:

@@ -10,8 +10,8 @@ A policy is made for each run from the `World` and then asked and told; `now` is
     on_done(request, endpoint, reply, now=…)   how that ended: exactly once for each `choose`
     on_fleet(endpoints, now=…)            the endpoints that can be chosen from now on, also before the first request
 
-What a proxy cannot know is in `World.endpoints`, for policies that are bounds and for nobody else. All delays of the
-network are zero, and a death is known at once.
+What a proxy cannot know is in `World.endpoints`, for policies that know everything and for nobody else. All delays of
+the network are zero, and a death is known at once.
 """
 
 import heapq

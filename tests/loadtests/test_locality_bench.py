@@ -71,10 +71,10 @@ def test_a_whole_run(scenario, tmp_path):
     assert done.returncode in (0, 1), done.stderr
     said = json.loads(file.read_text())
     (cell,) = said["cells"]
-    ((run,), (bound,)) = cell["peers"]["homeport-hash"], cell["peers"]["bound"]
+    ((run,), (oracle,)) = cell["peers"]["homeport-hash"], cell["peers"]["oracle"]
     trace = Trace(BY_NAME[scenario], 1, 40.0, 1.2, 0.2)
     counted = sum(request.due >= trace.counted_from for request in trace.requests())
-    assert run["figures"]["requests"] == bound["figures"]["requests"] == counted
+    assert run["figures"]["requests"] == oracle["figures"]["requests"] == counted
     again, other = tmp_path / "again.json", [*timing[:-1], "0.3"]
     assert (
         compare(*chosen, *timing, "--resume", str(file), "--json", str(again)).returncode == done.returncode
