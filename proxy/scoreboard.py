@@ -151,6 +151,10 @@ X_CHECKS_FAILED = 8
 X_RESIDENCY_ASKED = 9
 """Questions what data it holds."""
 X_RESIDENCY_FAILED = 10
+X_EJECTED_MS = 11
+"""When its last ejection ends, or ended, on the monotonic clock; for the next control, like the next one."""
+X_STRIKES = 12
+"""Ejections up to that one that were not forgotten: the next one is as many times as long, and once more."""
 STANDING_WORDS = 16
 
 # Words of a cluster's scaler, which control alone writes: what the next control goes on from, and what it has counted.

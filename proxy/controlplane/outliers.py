@@ -22,7 +22,9 @@ from proxy.scoreboard import (
     E_REQUESTS,
     E_RETRIES,
     LATENCY_BOUNDS_S,
+    X_EJECTED_MS,
     X_EJECTIONS,
+    X_STRIKES,
     Scoreboard,
 )
 from proxy.tasks import spawn
@@ -111,15 +113,19 @@ class Outliers:
             self._stop(watched)
             watched.params = params
         watched.detector.update([member.spec.id for member in members])
-        now = self._clock.monotonic()
         known = watched.seen
         watched.seen = {}
         for member in members:
             endpoint_id = member.spec.id
             watched.seen[endpoint_id] = known.get(endpoint_id) or self._words(member)
-            if member.is_ejected and endpoint_id not in watched.detector.ejected():
-                # By the control before this one, which knew for how long.
-                watched.detector.resume(endpoint_id, now + params.base_ejection_s)
+            if endpoint_id not in known:
+                row = member.row
+                watched.detector.resume(
+                    endpoint_id,
+                    strikes=row[X_STRIKES],
+                    ends_at=row[X_EJECTED_MS] / 1000.0,
+                    is_out=member.is_ejected,
+                )
         if watched.task is None:
             watched.task = spawn(self._look(name, watched), name=f"outliers of {name}")
 
@@ -160,15 +166,19 @@ class Outliers:
     def _sweep(self, name: str, watched: _Watched) -> None:
         members = {member.spec.id: member for member in self._standings.of_cluster(name)}
         usable = {one for one, member in members.items() if member.may_be_ejected}
-        for change in watched.detector.sweep(usable, now=self._clock.monotonic()):
+        now = self._clock.monotonic()
+        for change in watched.detector.sweep(usable, now=now):
             member = members[change.endpoint_id]
             if isinstance(change, Ejected):
                 text = f"{change.reason}; until {clock_time(self._clock, change.until)}"
                 member.reasons["ejection"] = text
                 member.row[X_EJECTIONS] += 1
+                member.row[X_STRIKES] = change.strikes
+                member.row[X_EJECTED_MS] = int(change.until * 1000)
                 self._standings.set_ejected(member, True)
                 self._events.tell(EventType.EJECTED, member.spec.id, text)
             else:
+                member.row[X_EJECTED_MS] = int(now * 1000)
                 self._standings.set_ejected(member, False)
                 self._events.tell(EventType.RETURNED, member.spec.id, "its ejection is over")
 

@@ -103,6 +103,8 @@ class Ejected:
     endpoint_id: str
     until: float
     reason: str
+    strikes: int
+    """Ejections that are not forgotten, this one included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +159,15 @@ class OutlierDetector:
                 record.window = RollingSums(5, params.window_s)
         self._params = params
 
-    def resume(self, endpoint_id: str, until: float) -> None:
-        """A member is left out already, by a detector before this one; until when, at the latest."""
-        self._records[endpoint_id].until = until
+    def resume(self, endpoint_id: str, *, strikes: int, ends_at: float, is_out: bool) -> None:
+        """Go on with what a detector before this one knew of a member: its strikes, and when its last ejection ended,
+        or, if it `is_out`, ends."""
+        record = self._records[endpoint_id]
+        record.strikes = strikes
+        if is_out:
+            record.until = ends_at
+        else:
+            record.returned_at = ends_at
 
     def ejected(self) -> dict[str, float]:
         """Who is left out, and until when."""
@@ -211,7 +219,8 @@ class OutlierDetector:
             self._most_ejected() - len(self.ejected()), len([one for one in usable if one in sums]) - 1
         )
         for (_, _, reason), one in sorted(faults, reverse=True)[: max(room, 0)]:
-            changes.append(Ejected(one, self._eject(self._records[one], now), reason))
+            record = self._records[one]
+            changes.append(Ejected(one, self._eject(record, now), reason, record.strikes))
         return changes
 
     def _most_ejected(self) -> int:

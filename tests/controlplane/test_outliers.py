@@ -51,6 +51,38 @@ def test_failures_in_a_row_eject_at_once_and_the_next_control_goes_on():
     run(main)
 
 
+def test_the_next_control_knows_how_long_and_how_often():
+    async def main():
+        world = World(endpoints=THREE, cluster=BOTH)
+
+        def fails():
+            for _ in range(3):
+                world.result(A)
+
+        async def lasts():
+            """Whole seconds until it is back."""
+            for second in range(100):
+                if not world.marks(A).is_ejected:
+                    return second
+                await looks(world)
+
+        fails()
+        assert await lasts() == 20
+        fails()
+        world.restart(endpoints=THREE, cluster=BOTH)
+        assert await lasts() == 40, "the second one goes on"
+        world.restart(endpoints=THREE, cluster=BOTH)
+        fails()
+        assert await lasts() == 60, "the third one comes after two"
+        world.restart(endpoints=THREE, cluster=BOTH)
+        await looks(world, 60)
+        fails()
+        assert await lasts() == 20, "all are forgotten"
+        world.resilience.stop()
+
+    run(main)
+
+
 def test_a_share_of_failures_over_all_workers():
     async def main():
         world = World(endpoints=THREE, cluster=BOTH)

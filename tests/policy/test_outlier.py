@@ -42,7 +42,7 @@ def fail(made, one, times=5):
 def test_a_row_of_failures(size):
     made = detector(size)
     assert fail(made, "b") == [False, False, False, False, True]
-    assert swept(made) == [Ejected("b", 30, "5 failures in a row")]
+    assert swept(made) == [Ejected("b", 30, "5 failures in a row", 1)]
     assert swept(made, 29.9) == []
     assert swept(made, 30) == [Returned("b")]
     assert made.ejected() == {}
@@ -62,7 +62,7 @@ def test_partial_failure(size):
     made = detector(size)
     for one in "abcdefghij"[:size]:
         made.record(one, served(60, failures=20 if one == "b" else 0), now=0)
-    assert swept(made) == [Ejected("b", 30, "33% of 60 requests failed, 0% elsewhere")]
+    assert swept(made) == [Ejected("b", 30, "33% of 60 requests failed, 0% elsewhere", 1)]
 
 
 @pytest.mark.parametrize("size", range(2, 11))
@@ -70,7 +70,7 @@ def test_slowness(size):
     made = detector(size)
     for one in "abcdefghij"[:size]:
         made.record(one, served(20, seconds=0.5 if one == "b" else 0.1), now=0)
-    assert swept(made) == [Ejected("b", 30, "takes about 0.5 s, 5 times as long as the rest")]
+    assert swept(made) == [Ejected("b", 30, "takes about 0.5 s, 5 times as long as the rest", 1)]
 
 
 @pytest.mark.parametrize("size", range(2, 11))
@@ -310,6 +310,17 @@ def test_other_parameters_keep_what_is_known():
 
 def test_an_ejection_goes_on():
     made = detector(2)
-    made.resume("a", 20.0)
+    made.resume("a", strikes=2, ends_at=20.0, is_out=True)
     assert swept(made, 19) == [] and made.ejected() == {"a": 20.0}
     assert swept(made, 20) == [Returned("a")]
+    fail(made, "a")
+    (change,) = swept(made, 21)
+    assert (change.until, change.strikes) == (21 + 90, 3)
+
+
+def test_what_is_remembered_of_one_that_is_back():
+    made = detector(2)
+    made.resume("a", strikes=2, ends_at=20.0, is_out=False)
+    fail(made, "a")
+    (change,) = swept(made, 20 + 31)  # one is forgotten
+    assert (change.until, change.strikes) == (51 + 60, 2)
