@@ -452,4 +452,5 @@ class Control:
             self._scaling.documents(),
             self._reloads.last,
             self._discovery.documents(),
+            self._sources.certificates.documents() if self._sources is not None else (),
         )

@@ -16,6 +16,12 @@ Document = dict[str, Any]
 
 _STATE_STYLES = {"ready": "bold green", "starting": "bold yellow", "draining": "bold yellow"}
 
+RECENT_S = 60.0
+"""Seconds for which it is told that a process had ended; longer than the parent's longest pause before a start."""
+
+ENDS_SOON_S = 14 * 86400.0
+"""Seconds before the end of a certificate from which on that is told; as the log does first."""
+
 ENDPOINT_COLUMNS = (
     "CLUSTER", "ENDPOINT", "STANDING", "LOAD", "IN FLIGHT", "CONNS", "IDLE", "REQUESTS", "2XX", "4XX", "5XX", "FAILED",
     "P50", "P90", "P99",
@@ -74,7 +80,7 @@ def summary_lines(status: Document) -> list[str]:
     ]
     if status["unready_reason"] is not None:
         lines.append(f"not ready: {status['unready_reason']}")
-    lines += reload_lines(status) + source_lines(status)
+    lines += reload_lines(status) + process_lines(status) + certificate_lines(status) + source_lines(status)
     for listener in status["listeners"]:
         where = "is drained" if listener["drained"] else f"on {listener['address']}"
         lines.append(f"listener {listener['name']} {where}")
@@ -102,6 +108,36 @@ def reload_lines(status: Document) -> list[str]:
     more = last["fault_count"] - 1
     others = f" (and {more} more, see homeport check)" if more else ""
     return [f"{text}, the last one is served on: {last['fault']['text']}{others}"]
+
+
+def process_lines(status: Document) -> list[str]:
+    """A line for each process that waits to be started again, or was a short while ago."""
+    lines = []
+    workers = [(f"worker {worker['id']}", worker) for worker in status["workers"]]
+    for name, process in [("control", status["control"]), *workers]:
+        code, up_s = process["last_exit_code"], process["process_uptime_s"]
+        if not code:
+            continue
+        starts = process["starts_total"]
+        if up_s is None:
+            lines.append(f"{name} waits to be started again: life {starts} ended with {code}")
+        elif up_s < RECENT_S:
+            lines.append(f"{name} runs again for {duration(up_s)}: life {starts - 1} ended with {code}")
+    return lines
+
+
+def certificate_lines(status: Document) -> list[str]:
+    """A line for each listener and cluster whose certificate files cannot be used, or whose certificate ends soon."""
+    lines = []
+    for served in status["certificates"]:
+        name, left_s = f"{served['kind']} {served['name']}", served["expires_in_s"]
+        if served["problem"] is not None:
+            lines.append(f"{name}: the last good certificates stay in use: {served['problem']}")
+        if left_s is not None and left_s <= 0:
+            lines.append(f"{name}: a certificate ended {duration(-left_s)} ago, and is still served")
+        elif left_s is not None and left_s <= ENDS_SOON_S:
+            lines.append(f"{name}: a certificate ends in {duration(left_s)}")
+    return lines
 
 
 def source_lines(status: Document) -> list[str]:

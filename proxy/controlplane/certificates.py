@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from proxy.clock import Clock
 from proxy.config.certificates import date_text
@@ -89,6 +89,16 @@ class _Watched:
         _log.info("%s: certificates were replaced: %s", self.section, names or "authorities")
         return True
 
+    def document(self, now: float) -> dict[str, Any]:
+        """What is served, and what is wrong with the files; `now` is in seconds since the Unix epoch."""
+        ends = min((each.expires_at for each in certificates_of(self.spec)), default=None)
+        return {
+            "kind": self.section.kind,
+            "name": self.section.name,
+            "problem": self.problem or None,
+            "expires_in_s": None if ends is None else round(ends - now),
+        }
+
 
 class _Seen(NamedTuple):
     """What a look found in changed files: what they come to, or what is wrong with them."""
@@ -139,6 +149,10 @@ class CertificateWatcher:
     def failing(self) -> int:
         """Listeners and clusters whose files cannot be used as they are now."""
         return sum(1 for each in self._watched if each.problem)
+
+    def documents(self) -> list[dict[str, Any]]:
+        """Each listener and cluster with certificates, as the admin API has it."""
+        return [each.document(self._clock.wall()) for each in self._watched]
 
     def start(self) -> None:
         """Begin to look."""

@@ -58,6 +58,8 @@ class DaemonView:
     """What became of the last one since control started; `None` = there was none."""
     discovery: Sequence[Document] = ()
     """The sources of endpoints besides the configuration, and how they fare."""
+    certificates: Sequence[Document] = ()
+    """Listeners and clusters with certificates: when the first of theirs ends, and what is wrong with the files."""
 
 
 def unready_reason(view: DaemonView) -> str | None:
@@ -128,6 +130,7 @@ def status_document(view: DaemonView) -> Document:
         "applied_generation": report.applied_generation,
         "last_reload": view.last_reload,
         "discovery": list(view.discovery),
+        "certificates": list(view.certificates),
         "listeners": [
             *(_listener(board, name, str(address)) for name, address in report.listeners),
             *(_listener(board, name, None) for name in _drained_listeners(snapshot)),
@@ -185,7 +188,7 @@ def _process(reading: ProcessReading, now: float) -> Document:
         "process_uptime_s": round(now - reading.started_s, 3) if reading.pid else None,
         "starts_total": reading.starts_total,
         "stuck_total": reading.stuck_total,
-        "last_exit_code": reading.last_exit_code if reading.starts_total > 1 else None,
+        "last_exit_code": reading.last_exit_code if reading.starts_total > bool(reading.pid) else None,
     }
 
 

@@ -4,6 +4,7 @@ import asyncio
 import io
 import socket
 import threading
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -11,7 +12,15 @@ import pytest
 from proxy.admin.api import AdminServer
 from proxy.admin.client import AdminUnreachable, ask_reload, parse_admin, show_status
 from proxy.admin.drain_client import ask_drain, wait_idle
-from proxy.admin.render import bound_text, duration, latency_text, reload_lines, size
+from proxy.admin.render import (
+    bound_text,
+    certificate_lines,
+    duration,
+    latency_text,
+    process_lines,
+    reload_lines,
+    size,
+)
 from proxy.clock import SystemClock
 from proxy.config.faults import Fault
 from proxy.controlplane.drains import DrainReport, UnknownTarget
@@ -23,6 +32,10 @@ from proxy.policy.breaker import Circuit, CircuitState
 from proxy.scoreboard import (
     E_IN_FLIGHT,
     P_PID,
+    S_EXIT,
+    S_STARTS,
+    S_STATE,
+    SLOT_WAITING,
     W_REFUSALS,
     X_CIRCUIT,
     Scoreboard,
@@ -87,7 +100,7 @@ def serve(view):
     """Starts an admin server in a thread; gives its address."""
     stops = []
 
-    def serve(bind=LOOPBACK, token=None):
+    def serve(bind=LOOPBACK, token=None, view=view):
         started, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
         server = AdminServer(
             bind, token, lambda: view, MetricsPage(view.board, lambda: SNAPSHOT, SystemClock()), Commands()
@@ -226,6 +239,50 @@ def test_the_last_reload():
         "configuration refused at 2026-01-02T03:04:05+00:00 (SIGHUP), the last one is served on: f.yaml:3:9: x: is y"
         " (and 2 more, see homeport check)"
     ]
+
+
+def test_processes_that_ended():
+    def process(**words):
+        return {"last_exit_code": None, "process_uptime_s": 5000.0, "starts_total": 1} | words
+
+    def told(**words):
+        return process_lines({"control": process(), "workers": [process(id=0, **words)]})
+
+    assert told() == []
+    assert told(starts_total=2, last_exit_code=-9) == [], "it is long ago"
+    assert told(starts_total=2, last_exit_code=0, process_uptime_s=3.0) == [], "it was asked to"
+    assert told(starts_total=5, last_exit_code=-9, process_uptime_s=3.4) == [
+        "worker 0 runs again for 3s: life 4 ended with -9"
+    ]
+    assert told(starts_total=1, last_exit_code=7, process_uptime_s=None) == [
+        "worker 0 waits to be started again: life 1 ended with 7"
+    ]
+    control = {"control": process(starts_total=2, last_exit_code=1, process_uptime_s=0.2), "workers": []}
+    assert process_lines(control) == ["control runs again for 0s: life 1 ended with 1"]
+
+
+def test_certificates_that_want_looking_after():
+    def told(problem=None, expires_in_s=None):
+        served = {"kind": "listener", "name": "edge", "problem": problem, "expires_in_s": expires_in_s}
+        return certificate_lines({"certificates": [served]})
+
+    assert told() == told(expires_in_s=30 * 86400) == []
+    assert told("cert: is no PEM", 90_000) == [
+        "listener edge: the last good certificates stay in use: cert: is no PEM",
+        "listener edge: a certificate ends in 1d 1h",
+    ]
+    assert told(expires_in_s=-7300) == ["listener edge: a certificate ended 2h 1m ago, and is still served"]
+
+
+def test_what_is_wrong_is_in_the_status(view, serve):
+    problem = {"kind": "listener", "name": "edge", "problem": "cert: is no PEM", "expires_in_s": 9e9}
+    row = view.board.slot_row(0)
+    row[S_STATE], row[S_STARTS], row[S_EXIT] = SLOT_WAITING, 1, -9
+    address = str(serve(view=replace(view, certificates=(problem,))))
+    lines = status(address)[1].splitlines()
+    assert "worker 0 waits to be started again: life 1 ended with -9" in lines
+    assert "listener edge: the last good certificates stay in use: cert: is no PEM" in lines
+    assert orjson.loads(status(address, as_json=True)[1])["certificates"] == [problem]
 
 
 def test_units():

@@ -80,6 +80,19 @@ def test_what_is_there_at_the_start(world):
     assert world.watcher.material.clusters["etl"].ca == AUTHORITY.pem
 
 
+def test_what_is_told_of_them(world):
+    (listener, cluster) = world.watcher.documents()
+    left_s = listener.pop("expires_in_s")
+    assert listener == {"kind": "listener", "name": "edge", "problem": None} and left_s > 0
+    assert cluster == {"kind": "cluster", "name": "etl", "problem": None, "expires_in_s": None}
+    (world.folder / "first" / "cert").write_text("garbage")
+    world.clock.ahead_s = left_s + 60
+    world.look()
+    listener, _ = world.watcher.documents()
+    assert "listeners[0].tls.certificates[0].cert" in listener["problem"]
+    assert -90 < listener["expires_in_s"] < -30
+
+
 def test_files_written_over(world, caplog):
     world.write(AUTHORITY.issue("two.example"))
     world.look()
