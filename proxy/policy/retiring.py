@@ -9,7 +9,7 @@ One at a time: when the first holder of a pair is gone, the second holds the sol
 again for each that goes.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 
@@ -35,8 +35,8 @@ class Retirement:
 
 
 CostOfLosing = Callable[[str, Collection[str]], float]
-"""What is lost with an instance, in seconds of transfer per second: called with its id and with those of the others
-that stay and serve."""
+"""Bytes that would be fetched again without an instance: called with its id and with those of the others that stay and
+serve."""
 
 
 def whom_to_retire(
@@ -69,36 +69,5 @@ def whom_to_retire(
 
 
 def _reason(cost: float, one: Instance) -> str:
-    lost = (
-        f"its data cost {cost:.3g} s of transfers a second" if cost > 0 else "others hold all its wanted data"
-    )
+    lost = f"{cost / 1e6:.3g} MB would be fetched again" if cost > 0 else "nobody would miss its data"
     return f"{lost}, the least of all; {one.work_s:.3g} s of work in flight"
-
-
-@dataclass(frozen=True, slots=True)
-class HeldKey:
-    """A data key that somebody holds."""
-
-    size_bytes: float
-    requests_per_s: float
-    """How often it is asked for. 0 = nobody wants it, and it costs nothing to lose."""
-
-
-def cost_by_sole_copies(
-    held: Mapping[str, Collection[int]], keys: Mapping[int, HeldKey], bytes_per_s: float
-) -> CostOfLosing:
-    """A cost from who holds which keys: of those that nobody else holds, what fetching them takes, times how often
-    they are asked for.
-
-    `a` holds keys 1 and 2, `b` 2 and 3; 1 is 100 MB and asked for twice a second, 3 is 50 MB and asked for once, at
-    100 MB/s: losing `a` costs 1 s × 2/s = 2, losing `b` 0.5; without `b`, losing `a` costs what key 2 does too.
-    """
-
-    def cost(instance_id: str, staying: Collection[str]) -> float:
-        elsewhere: set[int] = set()
-        for other in staying:
-            elsewhere.update(held.get(other, ()))
-        lost = (keys[key] for key in held.get(instance_id, ()) if key in keys and key not in elsewhere)
-        return sum(key.size_bytes / bytes_per_s * key.requests_per_s for key in lost)
-
-    return cost

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.policy.retiring import HeldKey, Instance, cost_by_sole_copies, whom_to_retire
+from proxy.policy.retiring import Instance, whom_to_retire
 
 
 def serving(name, work_s=0.0, age_s=100.0):
@@ -52,28 +52,20 @@ def test_how_many(count, names):
 
 
 def test_a_pair_of_copies_does_not_go_together():
-    """Each alone could go for nothing; after the first one the second holds the sole copy."""
-    keys = {1: HeldKey(100e6, 2.0), 2: HeldKey(1e6, 0.1)}
-    cost = cost_by_sole_copies({"a": [1], "b": [1], "c": [2]}, keys, 100e6)
+    """`a` and `b` hold the same 200 MB, `c` other 10 MB."""
+
+    def cost(instance_id, staying):
+        if instance_id == "c":
+            return 10e6
+        return 0.0 if {"a", "b"} & set(staying) else 200e6
+
     assert going([serving("a"), serving("b"), serving("c")], 2, cost) == ["a", "c"]
 
 
-def test_cost_by_sole_copies():
-    keys = {1: HeldKey(100e6, 2.0), 2: HeldKey(200e6, 0.25), 3: HeldKey(50e6, 1.0), 4: HeldKey(1e9, 0.0)}
-    cost = cost_by_sole_copies({"a": {1, 2, 4}, "b": {2, 3}}, keys, 100e6)
-    assert cost("a", ["b"]) == pytest.approx(2.0)
-    assert cost("b", ["a"]) == pytest.approx(0.5)
-    assert cost("a", []) == pytest.approx(2.5)
-    assert cost("unheard of", ["a"]) == 0.0
-
-
 def test_reasons():
-    keys = {1: HeldKey(100e6, 2.0)}
-    fleet = [serving("a", 1.5), starting("b", 3)]
-    cost = cost_by_sole_copies({"a": [1]}, keys, 100e6)
-    assert [one.reason for one in whom_to_retire(fleet, 2, cost)] == [
-        "it was still starting, for 3 s",
-        "its data cost 2 s of transfers a second, the least of all; 1.5 s of work in flight",
-    ]
-    reason = whom_to_retire(fleet[:1], 1, free)[0].reason
-    assert reason == "others hold all its wanted data, the least of all; 1.5 s of work in flight"
+    (one,) = whom_to_retire([serving("a", 1.5)], 1, lambda *_: 95.4e6)
+    assert one.reason == "95.4 MB would be fetched again, the least of all; 1.5 s of work in flight"
+    (one,) = whom_to_retire([serving("a", 1.5)], 1, free)
+    assert one.reason == "nobody would miss its data, the least of all; 1.5 s of work in flight"
+    (one,) = whom_to_retire([starting("a", 4)], 1, free)
+    assert one.reason == "it was still starting, for 4 s"
