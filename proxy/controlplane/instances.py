@@ -59,6 +59,9 @@ QUIET_S = 0.5
 """Seconds for which an instance that drains must have nothing in flight. Workers know of the drain within 100 ms; until
 then one may have picked it."""
 
+RESTART_S = 2.0
+"""Seconds for which one that somebody else stopped may still be started again before it is removed."""
+
 PUT_BACK_S = 5.0
 """Seconds beyond its grace after which an instance that was told to end and runs gets requests again."""
 
@@ -323,6 +326,10 @@ class Fleet:
 
     def _wait_for(self, life: Life, now: float) -> Action | None:
         """One that starts, or comes back: check it, or give it up."""
+        if life.stops_by is not None and life.instance.state is State.ENDED:
+            if now >= life.retry_at:
+                life.enter(Phase.REMOVING, life.reason, now)
+            return None
         why = life.patience.why_replace(now=now)
         if life.serving_since is None and now - life.seen_at >= self._params.start_timeout_s:
             why = f"not healthy within {self._params.start_timeout_s:g} s"
@@ -468,7 +475,9 @@ class Fleet:
         elif life.phase is Phase.REMOVING:
             pass
         elif life.stops_by is not None:
-            life.enter(Phase.REMOVING, f"somebody else stopped it: {how}", now)
+            # Perhaps to start it again at once: `docker restart` is a stop and a start.
+            life.enter(Phase.STARTING, f"somebody else stopped it: {how}", now)
+            life.retry_at = now + RESTART_S
         else:
             self._give_up(life, how, now)
 

@@ -96,6 +96,7 @@ class Lease:
     async def _make(self, image: str) -> bool:
         body = {
             "Image": image,
+            "Cmd": ["nothing"],  # never run, but an image need not have one, and the engine asks for it
             "Labels": {_PURPOSE: self._owner, _HOLDER: self._holder},
             "HostConfig": {"NetworkMode": "none"},
         }

@@ -246,8 +246,25 @@ def test_one_that_somebody_stops_drains_and_is_replaced():
     world.now = 3.0
     world.fleet.on_died(own, now=3.0)
     world.changed(own, state=State.ENDED, exit_code=0)
+    assert of(world.step(2), Remove) == []
+    world.step(2, after=2.1)
     (remove,) = of(world.step(2), Remove)
     assert remove.obituary is None and world.fleet.failed_total == 0
+
+
+def test_one_that_somebody_restarts_is_not_taken_away_meanwhile():
+    world = World()
+    own, _ = world.served(2)
+    around = Surroundings(room=3)
+    world.fleet.on_stopping(own, 10.0, now=0.0)
+    assert len(of(world.step(2, around), Start)) == 1
+    world.fleet.on_died(own, now=1.0)
+    world.changed(own, state=State.ENDED, exit_code=143)
+    assert world.step(2, around, after=1.0) == []
+    address = TcpAddress("127.0.0.1", 9001)
+    world.changed(own, state=State.RUNNING, exit_code=None, started_at=2.0, addresses=(address,))
+    assert world.life(own).is_active
+    assert world.step(3, around) == [Probe(own)]
 
 
 def test_one_that_was_told_to_end_and_runs_on_is_put_back():
