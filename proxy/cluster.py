@@ -15,7 +15,7 @@ not all choose alike, because each adds its own picks to it and begins its turns
 each worker's own: every worker sees enough answers of an endpoint that it uses, and none of one that it does not.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from math import ceil, inf
 
 from proxy.connections import ConnectionLimit
@@ -214,7 +214,7 @@ class Cluster:
             picked = self._choose(standings.view.usable, facts, now)
             if picked is None:
                 raise self._no_endpoint(now)
-            return self._lease(picked, facts, None, now)
+            return self._lease(picked, facts, None, now, standings.view.usable)
         if not self._waiting.size and not self._is_crowded:
             lease = self._pick(facts, failed, may_try, now)
             if lease is not None:
@@ -260,7 +260,7 @@ class Cluster:
             self._refresh(now)
             candidates = self._candidates(failed, now)
         while (picked := self._choose(candidates, facts, now)) is not None:
-            lease = self._lease_on(picked, facts, now)
+            lease = self._lease_on(picked, facts, now, () if failed else candidates)
             if lease is not None:
                 self.row[K_PANIC_PICKS] += view.in_panic
                 if failed:
@@ -272,17 +272,12 @@ class Cluster:
         return None
 
     def _choose(self, candidates: tuple[Endpoint, ...], facts: RequestFacts, now: float) -> Endpoint | None:
-        """The balancer's choice; its shadow is asked too."""
+        """The balancer's choice."""
         if self._goes_by_data:
             assert self.data is not None
-            picked = self.data.choose(candidates, facts, now=now)
-        else:
-            assert self._picker is not None
-            picked = self._picker.pick(candidates, facts)
-        if picked is not None and self.spec.shadow:
-            assert self.data is not None
-            self.data.compare(picked, candidates, facts, now=now)
-        return picked
+            return self.data.choose(candidates, facts, now=now)
+        assert self._picker is not None
+        return self._picker.pick(candidates, facts)
 
     def _candidates(self, failed: Collection[str], now: float) -> tuple[Endpoint, ...]:
         """Those that the picker chooses among: the same tuple as long as nothing changes."""
@@ -300,11 +295,15 @@ class Cluster:
             )
         return candidates
 
-    def _lease_on(self, endpoint: Endpoint, facts: RequestFacts, now: float) -> Lease | None:
+    def _lease_on(
+        self, endpoint: Endpoint, facts: RequestFacts, now: float, candidates: Sequence[Endpoint] = ()
+    ) -> Lease | None:
         if not endpoint.max_connections:
-            return self._lease(endpoint, facts, None, now)
+            return self._lease(endpoint, facts, None, now, candidates)
         permit = self._permit(endpoint)
-        return None if permit < 0 else self._lease(endpoint, facts, self._hold(permit, _NO_TRIAL, now), now)
+        if permit < 0:
+            return None
+        return self._lease(endpoint, facts, self._hold(permit, _NO_TRIAL, now), now, candidates)
 
     def _hold(self, permit: int, trial: int, now: float) -> Hold:
         hold = Hold(permit, trial, now)
@@ -312,9 +311,20 @@ class Cluster:
             self._holding.begin(hold)
         return hold
 
-    def _lease(self, endpoint: Endpoint, facts: RequestFacts, hold: Hold | None, now: float) -> Lease:
+    def _lease(
+        self,
+        endpoint: Endpoint,
+        facts: RequestFacts,
+        hold: Hold | None,
+        now: float,
+        candidates: Sequence[Endpoint] = (),
+    ) -> Lease:
+        """The balancer chose `endpoint` among `candidates`, and the shadow is asked what it would have done; empty =
+        the choice was not the balancer's, or one for the same request was compared before."""
         if self.data is None:
             return Lease(endpoint, self._times, hold, now)
+        if candidates:
+            self.data.compare(endpoint, candidates, facts, now=now)
         placement = self.data.place(endpoint, facts, now=now)
         lease = Lease(endpoint, self._times, hold, now)
         lease.placement, lease.placer, lease.is_watched = placement, self.data, True

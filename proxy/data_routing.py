@@ -8,8 +8,8 @@ key. Sizes that were learned travel with it. A worker that begins asks control f
 caches from the scoreboard. Service times and speeds are each worker's own: every worker sees enough answers of an
 endpoint that it uses.
 
-A cluster may have a shadow: a second balancer that is asked for each request and not followed. Its picks are compared
-by the predictions of the first moment, with data locality on either side.
+A cluster may have a shadow: a second balancer that is asked once for each request and not followed. Where its choice
+differs, the two are compared by the score that data locality gives them at that moment, in seconds.
 """
 
 from collections.abc import Iterable, Sequence
@@ -51,6 +51,9 @@ from proxy.surroundings import Peers, Surroundings
 TOLD_FOR_S = 1.0
 # A status from which on the time of an answer says nothing of the work: errors are quick.
 ERROR_STATUS = 400
+# Seconds that one choice of the shadow can save or lose: an estimate beyond that is wrong, and would be all that the
+# sum says.
+MOST_SAVED_S = 60.0
 
 _US = 1_000_000
 _ERROR_WORDS = (K_PREDICTIONS, K_ERROR_US, K_PLAIN_ERROR_US)
@@ -154,17 +157,18 @@ class DataRouting:
         """`picked` was chosen among `candidates`: what would the shadow have done?"""
         if not self._has_shadow:
             return
+        locality, row = self.locality, self._row
         if self._shadow is not None:
             other = self._shadow.pick(candidates, facts)
         else:
-            other = self.locality.choose(candidates, facts, now=now)
-        row = self._row
+            other = locality.choose(candidates, facts, now=now)
         row[K_SHADOW_PICKS] += 1
         if other is None or other is picked:
             return
         row[K_SHADOW_DIFFERS] += 1
-        ours = self.locality.forecast(picked, facts, now=now).total_s
-        saved_us = int((ours - self.locality.forecast(other, facts, now=now).total_s) * _US)
+        is_trusted = locality.learning.is_trusted
+        ours, theirs = (locality.forecast(one, facts, now=now).score_s(is_trusted) for one in (picked, other))
+        saved_us = int(max(min(ours - theirs, MOST_SAVED_S), -MOST_SAVED_S) * _US)
         row[K_SHADOW_SAVED_US if saved_us > 0 else K_SHADOW_LOST_US] += abs(saved_us)
 
     def place(self, endpoint: Endpoint, facts: RequestFacts, *, now: float) -> Placement:

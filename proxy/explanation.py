@@ -4,6 +4,7 @@ Answering changes nothing: see `policy.outlook`. Every endpoint of the cluster h
 requests now, which come last.
 """
 
+from random import Random
 from typing import Any
 
 from proxy.cluster import Cluster
@@ -11,9 +12,10 @@ from proxy.data_routing import DataRouting
 from proxy.endpoint import Endpoint
 from proxy.inquiry import CANDIDATE_FIELDS, KEY_FIELDS, MAX_CANDIDATES, Inquiry, Row, row_values
 from proxy.model import RequestFacts
+from proxy.policy.balancer import balancer, make_picker
 from proxy.policy.hashring import key_point
 from proxy.policy.locality import OVERLOADED_S
-from proxy.policy.outlook import Prospect, outlook, prospect_of
+from proxy.policy.outlook import Outlook, Prospect, outlook, prospect_of
 
 # Digits after the point: microseconds, and odds to the same.
 DIGITS = 6
@@ -44,10 +46,28 @@ def explained(cluster: Cluster, inquiry: Inquiry, *, worker: int, now: float) ->
         "winner": found.winner.candidate.spec.slot if found.winner is not None else -1,
         "why": found.why.value if found.why is not None else "",
         "reason": found.reason,
+        "shadow": _shadow_slot(cluster, found, eligible, facts),
         "left_out": max(len(rows) - MAX_CANDIDATES, 0),
         "keys": [row_values(_key(data, name, facts), KEY_FIELDS) for name in facts.data_keys],
         "candidates": [row_values(row, CANDIDATE_FIELDS) for row in rows[:MAX_CANDIDATES]],
     }
+
+
+def _shadow_slot(
+    cluster: Cluster, found: Outlook[Endpoint], eligible: tuple[Endpoint, ...], facts: RequestFacts
+) -> int:
+    """Whom the cluster's shadow would choose; -1 = it has none, or that turns or chance decide. The first of the
+    request's keys counts as its hash key."""
+    kind = balancer(cluster.spec.shadow) if cluster.spec.shadow else None
+    picked = None
+    if kind is not None and kind.sees_data:
+        picked = found.winner.candidate if found.winner is not None else None
+    elif kind is not None and kind.is_foreseeable:
+        # A picker of its own: the shadow's must not take a turn.
+        picker = make_picker(cluster.spec.shadow, cluster.spec, cluster.endpoints, Random())
+        assert picker is not None
+        picked = picker.pick(eligible, RequestFacts(hash_key=next(iter(facts.data_keys), None)))
+    return picked.spec.slot if picked is not None else -1
 
 
 def _note(endpoint: Endpoint, eligible: tuple[Endpoint, ...], facts: RequestFacts) -> str:

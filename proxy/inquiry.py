@@ -68,11 +68,13 @@ ANSWER_FIELDS: tuple[tuple[str, _Types], ...] = (
     ("winner", _COUNT),
     ("why", _TEXT),
     ("reason", _TEXT),
+    ("shadow", _COUNT),
     ("left_out", _COUNT),
     ("keys", (list,)),
     ("candidates", (list,)),
 )
-"""An answer. `winner` is a slot, -1 = none; `left_out` is how many endpoints there was no room for."""
+"""An answer. `winner` and `shadow`, the choice of the cluster's shadow, are slots, -1 = none; `left_out` is how many
+endpoints there was no room for."""
 
 
 @dataclass(frozen=True, slots=True)

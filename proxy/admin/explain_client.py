@@ -73,11 +73,14 @@ def _plain(answer: Document) -> str:
 
 
 def headlines(answer: Document) -> list[str]:
-    """The choice and its reason, whose requests it is about if several routes lead there, what is known of the data,
-    and what predictions are worth."""
+    """The choice and its reason, the shadow's choice, whose requests it is about if several routes lead there, what is
+    known of the data, and what predictions are worth."""
     winner = answer["winner"]
     goes = f"{answer['cluster']}: {winner}" if winner is not None else answer["cluster"]
     lines = [f"{goes}: {answer['reason']['text']}"]
+    if answer["shadow"] is not None:
+        choice = answer["shadow"]["winner"] or "whom turns or chance decide"
+        lines.append(f"its shadow {answer['shadow']['balancer']} would choose {choice}")
     if answer["other_routes"]:
         others = ", ".join(answer["other_routes"])
         lines.append(f"for requests of route {answer['route']}; other routes that know of data: {others}")

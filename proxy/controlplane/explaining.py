@@ -18,11 +18,11 @@ from proxy.errors import ProxyError
 from proxy.inquiry import Inquiry, Row, parse_answer
 from proxy.mailbox import Posts
 from proxy.model import RequestFacts
-from proxy.policy.balancer import balancer
+from proxy.policy.balancer import balancer, goes_by_data
 from proxy.policy.data_key import MAX_KEYS, MAX_SIZE_BYTES, MAX_TAGS, MAX_TYPE_BYTES, good_key
 from proxy.scoreboard import FRESH_MS, K_DATA_KEYS, S_STATE, SLOT_SERVING, W_HEARTBEAT_MS, Scoreboard
 from proxy.snapshot import ClusterSpec, DataSpec, RouteSpec, Snapshot, SplitSpec
-from proxy.telemetry.explanation import explanation_document, load_document
+from proxy.telemetry.explanation import explanation_document, load_document, shadow_document
 from proxy.telemetry.status import DaemonView, find_cluster
 
 ANSWER_S = 1.0
@@ -149,12 +149,17 @@ class Explainer:
         question = replace(question, data_keys=tuple(dict.fromkeys(question.data_keys)))
         route, others = asked_route(view.snapshot, question)
         facts = question_facts(question, (route and route.locality) or DataSpec())
-        if balancer(cluster.balancer).sees_data:
-            answer = await self._ask(cluster, facts, view.now)
+        answer = await self._ask(cluster, facts, view.now) if goes_by_data(cluster) else None
+        if answer is not None and balancer(cluster.balancer).sees_data:
             document = explanation_document(view, cluster, question.data_keys, answer)
         else:
             document = load_document(view, cluster, question.data_keys, facts)
-        return {**document, "route": route.name if route is not None else None, "other_routes": others}
+        return {
+            **document,
+            "shadow": shadow_document(cluster, answer),
+            "route": route.name if route is not None else None,
+            "other_routes": others,
+        }
 
     async def _ask(self, cluster: ClusterSpec, facts: RequestFacts, now: float) -> Row:
         asked = self._workers(cluster, now)[:MOST_ASKED]

@@ -40,6 +40,8 @@ class Balancer:
     """Looks at the request's hash key."""
     sees_data: bool = False
     """Looks at the data that the request needs."""
+    is_foreseeable: bool = False
+    """Loads and keys decide, but for equals; else turns or chance do."""
     keeps_members: bool = False
     """Its picker knows the membership, and must be made anew when that may have changed."""
 
@@ -66,9 +68,13 @@ def _consistent_hashing(spec: ClusterSpec, members: Sequence[Any], rng: Random) 
 _BALANCERS = {
     "round_robin": Balancer(lambda spec, members, rng: RoundRobin()),
     "weighted_round_robin": Balancer(lambda spec, members, rng: SmoothWeightedRoundRobin()),
-    "least_connections": Balancer(_least_connections, sees_load=True),
-    "least_response_time": Balancer(_least_response_time, sees_load=True, sees_time=True),
-    "consistent_hashing": Balancer(_consistent_hashing, sees_load=True, sees_key=True, keeps_members=True),
+    "least_connections": Balancer(_least_connections, sees_load=True, is_foreseeable=True),
+    "least_response_time": Balancer(
+        _least_response_time, sees_load=True, sees_time=True, is_foreseeable=True
+    ),
+    "consistent_hashing": Balancer(
+        _consistent_hashing, sees_load=True, sees_key=True, is_foreseeable=True, keeps_members=True
+    ),
     "data_locality_aware": Balancer(None, sees_load=True, sees_data=True),
     "random": Balancer(lambda spec, members, rng: RandomPick(rng)),
     "p2c": Balancer(lambda spec, members, rng: PowerOfTwo(connections_per_weight, rng), sees_load=True),

@@ -70,11 +70,6 @@ class Forecast:
     """It is far above the mean load, and gets no more."""
 
     @property
-    def total_s(self) -> float:
-        """Until the answer."""
-        return self.terms.wait_s + self.terms.transfer_s + self.terms.service_s
-
-    @property
     def failures_s(self) -> float:
         """What recent failures add to the score."""
         seconds = sum(self.terms)

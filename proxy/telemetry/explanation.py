@@ -102,6 +102,15 @@ def load_document(
     }
 
 
+def shadow_document(cluster: ClusterSpec, answer: Row | None) -> Document | None:
+    """Whom the shadow of `cluster` would choose, as a worker answered; `None` = there is no shadow. Without a winner
+    turns or chance decide, or no endpoint may have the request."""
+    if not cluster.shadow or answer is None:
+        return None
+    names = {spec.slot: spec.id for spec in cluster.endpoints}
+    return {"balancer": cluster.shadow, "winner": names.get(answer["shadow"])}
+
+
 def _head(
     cluster: ClusterSpec, goes_by: str, winner: EndpointSpec | None, code: str | None, text: str
 ) -> Document:

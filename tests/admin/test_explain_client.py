@@ -46,6 +46,7 @@ ANSWER = {
     "cluster": "etl",
     "balancer": "data_locality_aware",
     "goes_by": "the least time",
+    "shadow": None,
     "route": "queries",
     "other_routes": [],
     "winner": "etl/10.0.0.1:9000",
@@ -141,6 +142,13 @@ def test_routes_are_named_if_there_are_several(ask):
     assert (
         out.splitlines()[1] == "for requests of route queries; other routes that know of data: loads, exports"
     )
+
+
+def test_the_shadow(ask):
+    for winner, choice in (("etl/10.0.0.2:9000", "etl/10.0.0.2:9000"), (None, "whom turns or chance decide")):
+        shadow = {"balancer": "least_connections", "winner": winner}
+        _, out, _, _ = ask({**ANSWER, "shadow": shadow})
+        assert out.splitlines()[1] == f"its shadow least_connections would choose {choice}"
 
 
 def test_in_a_pipe(ask):

@@ -23,7 +23,7 @@ from proxy.inquiry import MAX_CANDIDATES, Inquiry, parse_answer, parse_inquiry
 from proxy.mailbox import MAX_MESSAGE_BYTES, Posts, channel_pair
 from proxy.model import RequestFacts, TcpAddress
 from proxy.policy.balancer import BALANCERS
-from proxy.policy.hashring import ring_points
+from proxy.policy.hashring import HashRing, key_point, ring_points
 from proxy.scoreboard import Scoreboard
 from proxy.snapshot import (
     ClusterSpec,
@@ -346,6 +346,47 @@ def test_other_balancers_say_what_they_go_by():
     assert sorted(one["ring_rank"] for one in document["candidates"]) == [1, 2, 3]
     assert [one["in_flight"] for one in document["candidates"]] == [0, 4, 0]
     assert daemon.asked() == []
+    daemon.close()
+
+
+def shadow_of(daemon, message):
+    async def main():
+        asking = asyncio.ensure_future(daemon.explainer.explain(daemon.view, Question("etl", ["k"])))
+        ((_, number),) = await asked(daemon)
+        daemon.explainer.take({**message, "explained": number})
+        return await asking
+
+    return run(main())["shadow"]
+
+
+def test_the_shadows_choice():
+    members = endpoints(3)
+    more = {"ring": ring_points(tuple(one.id for one in members)), "hash": HashSpec(header="x")}
+    first = HashRing(more["ring"], [1, 1, 1]).owners(key_point(b"k"))
+    owner = members[next(iter(first))].id
+    for balancer, shadow, winner in (
+        ("data_locality_aware", "consistent_hashing", owner),
+        ("data_locality_aware", "round_robin", None),
+        ("data_locality_aware", "p2c", None),
+        ("round_robin", "consistent_hashing", owner),
+    ):
+        cluster = ClusterSpec("etl", balancer, members, shadow=shadow, **more)
+        lot = Fleet(world=World(now=NOW)).apply(cluster)
+        message = explained(lot, Inquiry(1, 0, ABOUT_K), worker=0, now=NOW)
+        daemon = Daemon(cluster)
+        assert shadow_of(daemon, json.loads(json.dumps(message))) == {"balancer": shadow, "winner": winner}
+        daemon.close()
+
+
+def test_a_shadow_that_goes_by_data_chooses_the_holder():
+    members = endpoints(3)
+    cluster = ClusterSpec("etl", "round_robin", members, shadow="data_locality_aware")
+    lot = Fleet(world=World(now=NOW)).apply(cluster)
+    holder = lot.acquire(ABOUT_K, now=NOW).endpoint
+    message = explained(lot, Inquiry(1, 0, ABOUT_K), worker=0, now=NOW)
+    daemon = Daemon(cluster)
+    found = shadow_of(daemon, json.loads(json.dumps(message)))
+    assert found == {"balancer": "data_locality_aware", "winner": holder.id}
     daemon.close()
 
 

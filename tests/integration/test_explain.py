@@ -41,6 +41,13 @@ def config(origins: list[Origin], **more: Any) -> settings.Config:
                 locality={"bandwidth": "100MiB", "slots": 2},
             ),
             settings.cluster("turns", *addresses, balancer="least_connections"),
+            settings.cluster(
+                "shadowed",
+                *addresses,
+                balancer="round_robin",
+                shadow="data_locality_aware",
+                locality={"bandwidth": "100MiB"},
+            ),
         ],
         "routes": [
             {
@@ -48,6 +55,20 @@ def config(origins: list[Origin], **more: Any) -> settings.Config:
                 "locality": {
                     "data_key": {"header": "X-Dataset-Id"},
                     "tags": {"header": "X-Tag", "as": "require"},
+                },
+            },
+            {
+                **settings.route("shadowed", path_prefix="/shadowed"),
+                "name": "by-header",
+                "locality": {"data_key": {"header": "X-Dataset-Id"}},
+            },
+            {
+                **settings.route("shadowed", path_prefix="/sized"),
+                "name": "sized",
+                "locality": {
+                    "data_key": {"header": "X-Dataset-Id"},
+                    "size": {"header": "X-Dataset-Bytes"},
+                    "require": ["gpu"],
                 },
             },
             settings.route("turns", path_prefix="/"),
@@ -139,6 +160,39 @@ def test_other_balancers(aware: Daemon) -> None:
     assert code == 200 and document["predictions"] is None
     assert "fewest requests in flight" in document["goes_by"]
     assert [one["in_flight_per_weight"] for one in document["candidates"]] == [0.0, 0.0]
+
+
+def test_a_shadow(aware: Daemon, connect: OpenClient) -> None:
+    """Of requests for one key that take turns, data locality would send half elsewhere; nothing is sent twice."""
+    client = connect(aware)
+    for _ in range(20):
+        assert client.get("/shadowed", "X-Dataset-Id: shade").status == 200
+
+    def counted(name: str) -> float:
+        return aware.metrics()[f'homeport_locality_shadow_{name}_total{{service_name="shadowed"}}']
+
+    wait_for(lambda: counted("picks") == 20, "all to be counted")
+    assert 0 < counted("differing_picks") < 20
+    assert 0.0 < counted("saved_seconds") + counted("lost_seconds") < 20 * 60
+    code, document = ask(aware, ("cluster", "shadowed"), ("data_key", "shade"))
+    assert code == 200 and document["winner"] is None
+    assert document["shadow"]["balancer"] == "data_locality_aware"
+    assert document["shadow"]["winner"] in [one["id"] for one in document["candidates"]]
+    shown = homeport(aware, "--cluster", "shadowed", "--data-key", "shade").stdout.splitlines()
+    assert shown[1].startswith("its shadow data_locality_aware would choose shadowed/127.0.0.1:")
+
+
+def test_routes_say_what_counts(aware: Daemon) -> None:
+    """No endpoint has the tag that the second route requires."""
+    asked = (("cluster", "shadowed"), ("data_key", "k"))
+    code, document = ask(aware, *asked)
+    assert (code, document["route"], document["other_routes"]) == (200, "by-header", ["sized"])
+    assert document["shadow"]["winner"] is not None
+    code, document = ask(aware, *asked, ("route", "sized"))
+    assert (code, document["route"]) == (200, "sized") and document["shadow"]["winner"] is None
+    assert ask(aware, *asked, ("route", "none"))[0] == 400
+    shown = homeport(aware, "--cluster", "shadowed", "--route", "sized").stdout.splitlines()
+    assert "for requests of route sized; other routes that know of data: by-header" in shown
 
 
 def test_the_command(aware: Daemon, connect: OpenClient, path: str) -> None:
