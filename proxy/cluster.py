@@ -35,7 +35,7 @@ from proxy.policy.picker import Picker
 from proxy.policy.response_time import ResponseTimes
 from proxy.policy.retry import RetryBudget, others
 from proxy.policy.stickiness import Stickiness
-from proxy.scoreboard import C_STANDINGS, E_IN_FLIGHT, K_IGNORED, K_PANIC_PICKS
+from proxy.scoreboard import BY_SOURCE, C_STANDINGS, E_IN_FLIGHT, K_IGNORED, K_PANIC_PICKS, X_DRAINED
 from proxy.snapshot import ClusterSpec
 from proxy.standings import Standings
 from proxy.surroundings import Peers, Surroundings
@@ -372,8 +372,12 @@ class Cluster:
         )
 
     def _awaits_instance(self, failed: Collection[str] = ()) -> bool:
-        """Whether all that there is has failed, or there is nothing, and somebody starts another."""
-        return self.spec.is_scaled and all(one.id in failed for one in self.endpoints)
+        """Whether somebody starts an instance, and there is none but such as leave, or have `failed` where more are
+        started."""
+        spec = self.spec
+        if not spec.is_scaled and not spec.is_awaited:
+            return False
+        return all([_leaves(one) or (spec.is_scaled and one.id in failed) for one in self.endpoints])
 
     def _no_endpoint(self, now: float) -> RoutingError:
         view = self._standings.view
@@ -494,6 +498,10 @@ class Cluster:
         if self._standings.view.trial_at < deadline or self.is_hopeful(waiter.failed):
             return None
         return self._no_endpoint(now)
+
+
+def _leaves(endpoint: Endpoint) -> bool:
+    return bool(endpoint.standing[X_DRAINED] & BY_SOURCE)
 
 
 def _has_room(endpoint: Endpoint) -> bool:

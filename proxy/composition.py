@@ -262,7 +262,7 @@ class Control:
         self._reaper.on_snapshot(snapshot, now=self._clock.monotonic())
 
     def _build(self, sources: Sources, generation: int) -> Snapshot:
-        snapshot = sources.build(generation, self._slots, self._membership.found)
+        snapshot = sources.build(generation, self._slots, self._membership.found, self._membership.awaited)
         return self._drains.apply_to(snapshot)
 
     def _departures(self) -> dict[str, str]:
@@ -427,7 +427,9 @@ class Control:
         while True:
             await self._clock.sleep(SWEEP_S)
             applied = worker_report(self._board).applied_generation
-            self._reaper.sweep(applied_generation=applied, now=self._clock.monotonic())
+            now = self._clock.monotonic()
+            self._reaper.sweep(applied_generation=applied, now=now)
+            self._membership.sweep(now=now)
 
     async def _beat(self) -> None:
         """Show the parent that control is alive, and keep its own counts where the next control finds them."""

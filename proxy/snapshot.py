@@ -253,6 +253,9 @@ class ClusterSpec:
     queue: QueueParams = QueueParams()
     is_scaled: bool = False
     """Instances are started for it: where there is no endpoint, one is on its way, and requests wait for it."""
+    is_awaited: bool = False
+    """Its endpoints are instances that others stop and start: where none is left but such as leave, one may be back in
+    a moment, and requests wait for it."""
     slot: int = 0
     """Row in the scoreboard; fixed for the life of the cluster."""
 

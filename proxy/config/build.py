@@ -4,11 +4,11 @@ Resolving is somebody else's work: `unresolved_names` says what is to be resolve
 takes the answers. A name without an answer has no endpoints for now; the rest is served.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from proxy.config.addresses import NamedAddress
 from proxy.config.balancer_schema import Hash, Sticky
-from proxy.config.endpoints import NOTHING_FOUND, Found, Resolved, endpoints_of
+from proxy.config.endpoints import NOTHING_FOUND, Found, Resolved, endpoints_of, source_names
 from proxy.config.locality import data_spec, locality_params, residency_spec
 from proxy.config.material import NO_MATERIAL, TlsMaterial, listener_name
 from proxy.config.resilience import (
@@ -64,10 +64,12 @@ def build_snapshot(
     resolved: Resolved,
     slots: Slots,
     found: Found = NOTHING_FOUND,
+    awaited: Set[str] = frozenset(),
     material: TlsMaterial = NO_MATERIAL,
 ) -> Snapshot:
     """The snapshot of `config`, with the addresses of each `host:port` from `resolved`, what sources have `found`, and
-    the certificates and keys of every listener and cluster with TLS from `material`.
+    the certificates and keys of every listener and cluster with TLS from `material`. `awaited` are the clusters whose
+    instances come and go.
 
     New endpoints and clusters get slots; those that vanished keep theirs until they are released. Raises `ConfigError`
     when there are no slots left for what is configured, and then none has been taken.
@@ -75,7 +77,7 @@ def build_snapshot(
     held = slots.endpoints.ids, slots.clusters.ids
     try:
         clusters = tuple(
-            _cluster(cluster, resolved, found.get(cluster.name, ()), slots, material)
+            _cluster(cluster, resolved, found.get(cluster.name, ()), awaited, slots, material)
             for cluster in config.clusters
         )
     except ConfigError:
@@ -114,7 +116,12 @@ def _listener(listener: Listener, index: int, material: TlsMaterial) -> Listener
 
 
 def _cluster(
-    cluster: Cluster, resolved: Resolved, found: Iterable[EndpointSpec], slots: Slots, material: TlsMaterial
+    cluster: Cluster,
+    resolved: Resolved,
+    found: Iterable[EndpointSpec],
+    awaited: Set[str],
+    slots: Slots,
+    material: TlsMaterial,
 ) -> ClusterSpec:
     endpoints = endpoints_of(cluster, resolved, found, slots.endpoints)
     timeouts, pool = cluster.timeouts, cluster.pool
@@ -150,6 +157,7 @@ def _cluster(
         retry=retry_params(cluster.retry),
         queue=queue_params(cluster.queue),
         is_scaled=cluster.scaler is not None and not cluster.scaler.dry_run,
+        is_awaited=cluster.name in awaited and bool(source_names(cluster)),
     )
 
 

@@ -16,7 +16,7 @@ from proxy.config.resilience_schema import HealthCheck
 from proxy.controlplane.asking import Contexts
 from proxy.controlplane.events import EventLog, EventType
 from proxy.controlplane.probes import Probe, Verdict
-from proxy.controlplane.standings import Member, Standings
+from proxy.controlplane.standings import START_S, Member, Standings
 from proxy.policy.health import Health, HealthParams, HealthState
 from proxy.scoreboard import X_CHECKS, X_CHECKS_FAILED
 from proxy.tasks import spawn
@@ -90,7 +90,8 @@ class HealthProber:
         probe = Probe(check, member.spec, member.cluster.tls, params.timeout_s)
         checked = self._checked.get(member.spec.id)
         if checked is None:
-            health = Health(params, self._rng, now=now)
+            starts_until = now + START_S if member.spec.instance else 0.0
+            health = Health(params, self._rng, now=now, starts_until=starts_until)
             health.state = member.health
             checked = _Checked(health, params, probe)
         elif checked.probe == probe and checked.params == params:

@@ -47,9 +47,7 @@ class Resilience:
         self.standings = Standings(board, clock)
         self._circuits = Circuits(self.standings, events, clock)
         self._outliers = Outliers(board, self.standings, events, clock=clock, rng=rng)
-        self._prober = HealthProber(
-            self.standings, events, clock=clock, rng=rng, on_up=self._outliers.forgive
-        )
+        self._prober = HealthProber(self.standings, events, clock=clock, rng=rng, on_up=self._on_up)
         takers = {
             "result": taker_of_results(self.on_result),
             "key_function": taker_of_functions(self._on_function_off),
@@ -132,6 +130,11 @@ class Resilience:
     def reasons(self) -> Mapping[str, Mapping[str, str]]:
         """Why endpoints are what they are, in words, by id: see `Member.reasons`."""
         return {member.spec.id: dict(member.reasons) for member in self.standings if member.reasons}
+
+    def _on_up(self, member: Member) -> None:
+        self._outliers.forgive(member)
+        # Nobody tried its circuit while its checks failed; it may be the one to be tried now.
+        self._circuits.hurry(member.cluster.name)
 
     def _on_function_off(self, name: str, worker: int, why: str) -> None:
         text = f"worker {worker} finds no data keys by it any more: {why}"

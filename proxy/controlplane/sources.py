@@ -4,7 +4,7 @@ They belong to one configuration. A reload makes new ones beside the old, and th
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 
 from proxy.clock import Clock
 from proxy.config.addresses import NamedAddress
@@ -57,15 +57,18 @@ class Sources:
         await self.resolver.stop()
         await self.certificates.stop()
 
-    def build(self, generation: int, slots: Slots, found: Found = NOTHING_FOUND) -> Snapshot:
-        """The snapshot of this moment, with what has been `found`. Raises `ConfigError` when there are too many
-        endpoints."""
+    def build(
+        self, generation: int, slots: Slots, found: Found = NOTHING_FOUND, awaited: Set[str] = frozenset()
+    ) -> Snapshot:
+        """The snapshot of this moment, with what has been `found`, and clusters that are `awaited`: see
+        `build_snapshot`. Raises `ConfigError` when there are too many endpoints."""
         return build_snapshot(
             self.config,
             generation=generation,
             resolved=self.resolver.resolved,
             slots=slots,
             found=found,
+            awaited=awaited,
             material=self.certificates.material,
         )
 

@@ -29,6 +29,10 @@ from proxy.scoreboard import (
 )
 from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
 
+START_S = 30.0
+"""Seconds in which an instance that has just been started may fail its checks: it is waited for, and not believed to be
+down."""
+
 
 class Member:
     """One endpoint as control knows it."""
@@ -138,9 +142,13 @@ class Standings:
                     row = self._board.standing_row(spec.slot)
                     is_drained = spec.id in drained or called(cluster.name, spec) in drained
                     row[X_DRAINED] = BY_OPERATOR * is_drained | BY_SOURCE * bool(spec.leaving)
+                    if spec.instance and not unpack(row[X_CIRCUIT]).state.lets_pass:
+                        # It was away, so it was started again: what it did before says nothing about it.
+                        row[X_CIRCUIT] = unpack(row[X_CIRCUIT]).changed(CircuitState.CLOSED).pack()
                     told = HealthState.UNHEALTHY if spec.veto else health
                     marks = Marks(bool(row[X_DRAINED]), told, since=since)
-                    row[X_CHECK_BY_MS] = int((now + checked.get(cluster.name, 0.0)) * 1000.0)
+                    start_s = START_S if spec.instance else 0.0
+                    row[X_CHECK_BY_MS] = int((now + start_s + checked.get(cluster.name, 0.0)) * 1000.0)
                     row[X_MARKS] = marks.pack()
                     row[X_LOAD_PERMILLE] = 0
         self._tell()

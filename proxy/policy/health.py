@@ -85,10 +85,12 @@ def service_word(body: bytes) -> ServiceWord:
 class Health:
     """The checks of one endpoint."""
 
-    __slots__ = ("_failures", "_next_at", "_params", "_passes", "_rng", "state", "word")
+    __slots__ = ("_failures", "_next_at", "_params", "_passes", "_rng", "_starts_until", "state", "word")
 
-    def __init__(self, params: HealthParams, rng: Random, *, now: float) -> None:
+    def __init__(self, params: HealthParams, rng: Random, *, now: float, starts_until: float = 0.0) -> None:
+        """Failed checks say nothing before `starts_until`, as long as none has passed: it may still be starting."""
         self._params = params
+        self._starts_until = starts_until
         self._rng = rng
         self._passes = 0
         self._failures = 0
@@ -115,7 +117,11 @@ class Health:
         else:
             self._failures += 1
             self._passes = 0
-            if before is HealthState.UNKNOWN or self._failures >= self._params.unhealthy_after:
+            if before is HealthState.UNKNOWN:
+                is_down = now >= self._starts_until
+            else:
+                is_down = self._failures >= self._params.unhealthy_after
+            if is_down:
                 self.state = HealthState.UNHEALTHY
         self.word = word if passed else NO_WORD
         self._next_at = now + self._pause_s()

@@ -5,6 +5,7 @@ from resilience_world import A, B, World
 
 from proxy.policy.breaker import Circuit, CircuitState
 from proxy.policy.failures import FailureKind
+from proxy.policy.health import HealthState
 from proxy.scoreboard import X_CIRCUIT, X_OPENINGS
 
 BREAKER = "circuit_breaker: {failure_threshold: 3, recovery_timeout: 10s, success_threshold: 2}"
@@ -189,3 +190,15 @@ def test_generations_start_over(world):
     row[X_CIRCUIT] = Circuit(CircuitState.CLOSED, (1 << 20) - 1).pack()
     fail(world)
     assert world.circuit(A) == Circuit(CircuitState.OPEN, 0, 1010.0)
+
+
+def test_who_passes_its_checks_again_is_tried_soon_when_all_are_open(monkeypatch):
+    """Nobody tried it while they failed."""
+    monkeypatch.setattr("proxy.controlplane.health.spawn", lambda coro, name: coro.close())
+    world = World(endpoints=("10.0.0.1:9000",), cluster=f"{BREAKER}, health_check: {{path: /health}}")
+    world.standings.set_health(world.member(A), HealthState.UNHEALTHY)
+    fail(world)
+    assert world.circuit(A).until == 1010.0
+    world.standings.set_health(world.member(A), HealthState.HEALTHY)
+    world.resilience._prober._on_up(world.member(A))
+    assert world.circuit(A).until < 1010.0

@@ -7,11 +7,12 @@ from control_world import World, settle
 from support.wait import LIMIT_S
 
 from proxy.config.endpoints import NO_SLOT, endpoint_id, merge
-from proxy.controlplane.membership import Membership
+from proxy.controlplane.membership import AWAIT_S, Membership
 from proxy.model import TcpAddress
+from proxy.policy.breaker import Circuit, CircuitState, unpack
 from proxy.policy.health import HealthState
 from proxy.policy.standing import unpack_marks
-from proxy.scoreboard import X_MARKS
+from proxy.scoreboard import X_CIRCUIT, X_MARKS
 from proxy.snapshot import EndpointSpec
 from proxy.snapshot_codec import legacy_of
 
@@ -212,6 +213,57 @@ def test_a_source_is_believed_until_it_says_otherwise():
         assert list(world.served) == ["etl/10.0.0.9:9000"]
 
     run(main)
+
+
+def test_the_last_instance_is_awaited_for_a_while():
+    async def main(world):
+        assert not world.published[-1].clusters[0].is_awaited
+        world.put(spec("10.0.0.1", "a"))
+        await settle()
+        assert world.published[-1].clusters[0].is_awaited
+        world.put()
+        assert world.marks("etl/a").is_drained, "before the next snapshot"
+        await settle()
+        assert world.published[-1].clusters[0].is_awaited and "etl/a" not in world.served
+        await world.restart()
+        assert world.published[-1].clusters[0].is_awaited
+        world.membership.sweep(now=100.0)
+        world.membership.sweep(now=100.0 + AWAIT_S - 0.1)
+        assert world.membership.awaited == {"etl"}
+        world.membership.sweep(now=100.0 + AWAIT_S)
+        await settle()
+        assert not world.published[-1].clusters[0].is_awaited
+        world.put(spec("10.0.0.1"))
+        world.put()
+        assert not world.membership.awaited, "nobody starts what is only an address"
+
+    run(main)
+
+
+def test_an_instance_that_was_away_begins_with_a_closed_circuit():
+    async def main(world):
+        world.put(spec("10.0.0.1", "a"), spec("10.0.0.2"))
+        await settle()
+        rows = [world.board.standing_row(world.served[own].slot) for own in ("etl/a", "etl/10.0.0.2:9000")]
+        for row in rows:
+            row[X_CIRCUIT] = Circuit(CircuitState.OPEN, 3, 1e9).pack()
+        world.put()
+        await settle()
+        world.put(spec("10.0.0.1", "a"), spec("10.0.0.2"))
+        await settle()
+        assert [unpack(row[X_CIRCUIT]).state for row in rows] == [CircuitState.CLOSED, CircuitState.OPEN]
+
+    run(main)
+
+
+def test_others_at_once_in_place_of_all():
+    """Those that were there go on until the snapshot with the new ones: else nobody would be there for a moment."""
+    membership = Membership(lambda: None)
+    membership.put("docker", "etl", [spec("10.0.0.2", "b")])
+    here = [replace(spec("10.0.0.1", "a"), source="docker")]
+    assert membership.departures(here) == {}
+    membership.put("docker", "etl", [])
+    assert membership.departures(here) == {"etl/a": "it is gone"}
 
 
 def test_more_endpoints_than_rows():

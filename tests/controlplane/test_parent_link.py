@@ -1,6 +1,7 @@
 """Control's end of the channel to the parent."""
 
 import asyncio
+import gc
 import os
 
 import pytest
@@ -99,6 +100,7 @@ def test_a_parent_that_says_nothing(ends, monkeypatch):
 
 
 def test_no_descriptor_is_left(ends):
+    gc.collect()  # of other tests' scoreboards
     before = memory_files()
     test_accepted(ends)
     assert memory_files() == before

@@ -16,6 +16,9 @@ from proxy.policy.admission import QueueParams
 from proxy.policy.breaker import Circuit, CircuitState
 from proxy.policy.standing import Marks
 from proxy.scoreboard import (
+    BY_OPERATOR,
+    BY_SOURCE,
+    C_STANDINGS,
     E_IN_FLIGHT,
     K_PENDING,
     K_QUEUE_LEFT,
@@ -24,6 +27,8 @@ from proxy.scoreboard import (
     K_QUEUE_WAIT_US,
     K_QUEUED,
     K_WANT_SINCE_MS,
+    X_DRAINED,
+    X_MARKS,
 )
 from proxy.snapshot import PrioritySpec
 from proxy.waiting import TICK_S
@@ -516,3 +521,25 @@ def test_a_client_that_leaves_before_it_is_told_that_it_was_displaced(world):
     humble.end(world.now)
     world.turn()
     assert humble.queue_s == 1.0 and not plane.queued
+
+
+def test_where_instances_come_and_go_requests_wait_for_one_to_come_back(world):
+    """While all that there are leave, or there is none; one that has failed is not waited for."""
+    fleet = Fleet(1, world)
+    one = fleet.apply(cluster(endpoint("a", 0), queue=QUEUE, is_awaited=True))
+    assert not one.is_hopeful({"c/a"})
+    row = world.scoreboard.standing_row(0)
+    row[X_DRAINED], row[X_MARKS] = BY_OPERATOR, Marks(is_drained=True).pack()
+    world.scoreboard.control_row[C_STANDINGS] += 1
+    with pytest.raises(RoutingError) as caught:
+        one.acquire(NO_FACTS, now=world.now)
+    assert caught.value.reason is Reason.NO_ENDPOINT
+    row[X_DRAINED] = BY_SOURCE
+    waiting = Request(one, world)
+    world.run(0.5)
+    fleet.apply(cluster(queue=QUEUE, is_awaited=True))
+    world.run(0.5)
+    assert waiting.lease is None and waiting.error is None
+    fleet.apply(cluster(endpoint("b", 1), queue=QUEUE, is_awaited=True))
+    world.run(0.1)
+    assert waiting.lease.endpoint.id == "c/b"

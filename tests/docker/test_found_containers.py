@@ -246,6 +246,16 @@ def test_containers_come_and_go_under_load(found: Found) -> None:
     assert len(late) < 100, "it went on getting requests"
 
 
+def test_requests_wait_for_the_only_one_to_be_started_again(found: Found) -> None:
+    one = found.start("one")
+    found.wait_until_ready(one)
+    with Load(found.daemon) as load:
+        load.wait_for_more()
+        docker("restart", one.name)
+        assert load.wait_for_more() == {"one"}
+    assert load.failures == []
+
+
 def test_what_is_in_flight_is_answered(found: Found) -> None:
     one, two = found.start("one"), found.start("two")
     found.wait_until_ready(one, two)

@@ -109,3 +109,14 @@ def test_a_services_own_word():
 )
 def test_words_of_services(body, word):
     assert service_word(body) == word
+
+
+def test_one_that_still_starts_is_waited_for():
+    """Its failed checks say nothing, until it passes one or should long have done so."""
+    health = Health(HealthParams(unhealthy_after=2), Random(1), now=100.0, starts_until=130.0)
+    assert not health.record(False, now=110.0) and not health.record(False, now=129.0)
+    assert health.state is HealthState.UNKNOWN
+    assert health.record(False, now=130.0) and health.state is HealthState.UNHEALTHY
+    health = Health(HealthParams(unhealthy_after=2), Random(1), now=100.0, starts_until=130.0)
+    assert health.record(True, now=101.0) and health.state is HealthState.HEALTHY
+    assert not health.record(False, now=102.0) and health.record(False, now=103.0)
