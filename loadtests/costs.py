@@ -127,11 +127,13 @@ def _table(title: str, shares: dict[str, float], cost_us: float) -> Table:
 
 def _decisions(seconds: float) -> Table:
     table = Table(title="CPU µs by data locality, one key", title_justify="left")
-    for name in ("endpoints", "choose + place", "on_answer + on_end"):
+    for name in ("endpoints", "choose + place", "on_answer + on_end", "choose + place with a tag"):
         table.add_column(name, justify="right")
     for endpoints in LOCALITY_ENDPOINTS:
-        found = decision.measure(endpoints, max(int(seconds * DECISIONS_PER_S), 1))
-        table.add_row(str(endpoints), f"{found.choice_us:.1f}", f"{found.answer_us:.1f}")
+        count = max(int(seconds * DECISIONS_PER_S), 1)
+        found, tagged = (decision.measure(endpoints, count, with_tag=one) for one in (False, True))
+        costs = found.choice_us, found.answer_us, tagged.choice_us
+        table.add_row(str(endpoints), *(f"{cost:.1f}" for cost in costs))
     return table
 
 

@@ -413,8 +413,6 @@ class Cluster:
         """Why `lease` went to its endpoint; `None` = it was the turn of one that is chosen without a look at data."""
         if lease.why is not None or lease.placement is None or not self._goes_by_data:
             return lease.why
-        if len(self._standings.view.usable) == 1:
-            return Why.ONLY
         assert self.data is not None
         return self.data.why(lease.endpoint, lease.placement)
 

@@ -222,6 +222,8 @@ class DataRouting:
     def why(self, endpoint: Endpoint, placement: Placement) -> Why:
         """Why the balancer chose `endpoint`, as far as that is still known."""
         keys = placement.keys
+        if placement.is_only:
+            return Why.ONLY
         if not self.locality.learning.is_trusted:
             return Why.LEAST_WORK
         if len(placement.missing) < len(keys):

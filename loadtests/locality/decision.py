@@ -47,15 +47,19 @@ class Decision:
     """`on_answer` and `on_end`."""
 
 
-def measure(endpoints: int, decisions: int, seed: int = 1) -> Decision:
-    """The costs with so many endpoints, of at least so many decisions."""
+def measure(endpoints: int, decisions: int, *, with_tag: bool = False, seed: int = 1) -> Decision:
+    """The costs with so many endpoints, of at least so many decisions; `with_tag` = requests require a tag that every
+    other endpoint has, and others one that the rest has."""
     rng = Random(seed)
     members = tuple(_Member() for _ in range(endpoints))
     ring = HashRing(ring_points(tuple(map(str, range(endpoints)))), [1] * endpoints)
     locality: Locality[_Member] = Locality(LocalityParams(), rng)
     locality.update(locality.params, members, ring)
     shares = list(accumulate(1.0 / (rank + 1) for rank in range(KEYS)))
-    facts = [RequestFacts(data_keys=(b"set-%d" % key,)) for key in range(KEYS)]
+    tags = [frozenset({tag}) if with_tag else frozenset() for tag in ("a", "b")]
+    for number, member in enumerate(members):
+        member.site.tags = tags[number % 2]
+    facts = [RequestFacts(data_keys=(b"set-%d" % key,), require=tags[key % 2]) for key in range(KEYS)]
     choices: list[float] = []
     answers: list[float] = []
     batch = IN_FLIGHT * endpoints

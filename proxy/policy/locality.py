@@ -50,6 +50,8 @@ FAILURE_S = 5.0
 # Requests in flight beyond which an endpoint whose slots are full gets no more, in per cent of the mean. Generous: the
 # holder of what is popular is to be ahead of the others.
 MAX_LOAD_PERCENT = 200
+# Sets of required tags whose endpoints are remembered: clients may name them.
+MOST_VIEWS = 64
 # Keys that are remembered at least: all of one request (`data_key.MAX_KEYS`), or some would be forgotten before it is
 # sent, and stay with its endpoint for ever.
 LEAST_KEYS = 16
@@ -96,8 +98,8 @@ class Locality(Generic[C]):
     """The choice for one cluster."""
 
     __slots__ = (
-        "_candidates", "_last", "_least_s_per_byte", "_least_service_s", "_members", "_most", "_present", "_ring",
-        "_ring_number", "_rng", "_sizes", "learning", "params", "residency",
+        "_candidates", "_fitting", "_is_only", "_last", "_least_s_per_byte", "_least_service_s", "_members", "_most",
+        "_present", "_required", "_ring", "_ring_number", "_rng", "_sizes", "_views", "learning", "params", "residency",
     )  # fmt: skip
 
     def __init__(self, params: LocalityParams, rng: Random) -> None:
@@ -109,7 +111,13 @@ class Locality(Generic[C]):
         self._ring_number = 0
         self._sizes: dict[int, float] = {}
         self._candidates: Sequence[C] | None = None
+        self._required: frozenset[str] | None = None
+        self._views: dict[frozenset[str], tuple[Sequence[C], dict[Holdings, C]]] = {}
+        """Of the candidates, by the tags that are required: who has them, and the same by what they hold."""
+        self._fitting: Sequence[C] = ()
         self._present: dict[Holdings, C] = {}
+        self._is_only = False
+        """There was but one to choose."""
         self._most = 0.0
         self._least_service_s = self._least_s_per_byte = 0.0
         """Of any of them, as of late."""
@@ -159,15 +167,14 @@ class Locality(Generic[C]):
 
         Of a tuple that is the same as last time, as a caller passes while nothing changes, what was worked out is kept.
         """
-        if facts.require:
-            candidates = [one for one in candidates if facts.require <= one.site.tags]
-        if not candidates:
-            return None
         keys = self.keys(facts)
         is_trusted = self.learning.is_trusted
+        if facts.require or (is_trusted and keys):
+            if candidates is not self._candidates or facts.require is not self._required:
+                self._meet(candidates, facts.require)
+            candidates = self._fitting
+        self._is_only = len(candidates) == 1
         if is_trusted and keys and len(candidates) > 1:
-            if candidates is not self._candidates:
-                self._meet(candidates)
             holders = self._holders(keys)
             pick = self._best(holders, keys, facts, now, None)
             # A holder that is free mostly is better than any that holds nothing can be.
@@ -393,10 +400,21 @@ class Locality(Generic[C]):
         owners = [self._members[position] for position in self._first_on_ring(key_point(name))]
         return [owner for owner in owners if owner in candidates][:OWNERS]
 
-    def _meet(self, candidates: Sequence[C]) -> None:
-        """Remember who is there."""
-        self._candidates = candidates if isinstance(candidates, tuple) else None
-        self._present = {candidate.site.holdings: candidate for candidate in candidates}
+    def _meet(self, candidates: Sequence[C], require: frozenset[str]) -> None:
+        """Remember who is there, and has these tags."""
+        if candidates is not self._candidates:
+            self._candidates = candidates if isinstance(candidates, tuple) else None
+            self._views = {}
+        view = self._views.get(require)
+        if view is None:
+            fitting = (
+                tuple([one for one in candidates if require <= one.site.tags]) if require else candidates
+            )
+            if len(self._views) >= MOST_VIEWS:
+                self._views = {}
+            view = self._views[require] = fitting, {one.site.holdings: one for one in fitting}
+        self._fitting, self._present = view
+        self._required = require
 
     # ------------------------------------------------------------------ what becomes of it
 
@@ -414,6 +432,7 @@ class Locality(Generic[C]):
         self._last = None
         site = candidate.site
         placement = Placement(site, candidate.in_flight, keys, facts.work_class, terms)
+        placement.is_only, self._is_only = self._is_only, False
         holdings = site.holdings
         there_at = now + terms.wait_s + terms.transfer_s
         for key in keys:

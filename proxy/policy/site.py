@@ -172,8 +172,8 @@ class Placement:
     """A request that was sent to an endpoint: what was expected, to be held against what comes."""
 
     __slots__ = (
-        "charge_s", "had_left", "in_flight", "is_answered", "is_hit", "is_joining", "keys", "missing", "site",
-        "started_at", "starts_after", "terms", "work_class", "work_s",
+        "charge_s", "had_left", "in_flight", "is_answered", "is_hit", "is_joining", "is_only", "keys", "missing",
+        "site", "started_at", "starts_after", "terms", "work_class", "work_s",
     )  # fmt: skip
 
     def __init__(
@@ -191,6 +191,8 @@ class Placement:
         """It held one of them once."""
         self.is_joining = False
         """One of the others was on its way for another request."""
+        self.is_only = False
+        """No other endpoint could have it."""
         self.work_class = work_class
         self.terms = terms
         self.charge_s = terms.transfer_s + terms.service_s

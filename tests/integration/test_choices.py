@@ -56,8 +56,15 @@ def daemon(
                 aware("sticky", *addresses, sticky={"cookie": "at"}),
                 aware("failing", {"address": addresses[0], "zone": "far"}, f"127.0.0.1:{free_port()}"),
                 settings.cluster("turns", *addresses),
+                aware("tagged", {"address": addresses[0], "tags": ["gpu"]}, addresses[1]),
             ],
-            "routes": routes,
+            "routes": [
+                *routes,
+                {
+                    **settings.route("tagged", path_prefix="/tagged"),
+                    "locality": {**data, "require": ["gpu"]},
+                },
+            ],
             "access_log": {"sink": str(tmp_path_factory.mktemp("log") / "access.log")},
             "workers": 1,
         }
@@ -118,6 +125,9 @@ def test_without_choice(daemon: Daemon, connect: OpenClient) -> None:
     client = connect(daemon)
     reply = client.get("/alone/x", "X-Dataset-Id: k")
     assert ";why=only;data=miss;" in field(reply, "x-why")
+    for expected in ("miss", "hit"):
+        reply = client.get("/tagged/x", "X-Dataset-Id: k")
+        assert f";why=only;data={expected};" in field(reply, "x-why"), "no other has the tag"
     first = client.get("/sticky/first")
     cookie = field(first, "set-cookie").partition(";")[0]
     assert ";why=least_work;" in field(first, "x-why")

@@ -381,7 +381,7 @@ def test_of_many_holders_some_are_looked_at():
     cluster = Cluster(20)
     for member in cluster.members[:15]:
         cluster.hold(member, b"k")
-    cluster.choose(asks(b"k"))  # meets them
+    cluster.choose(asks(b"k"))  # remembers who is there
     keys = cluster.locality.keys(asks(b"k"))
     seen = set()
     for _ in range(200):
