@@ -27,7 +27,8 @@ Map of the package, from the pure core outwards; imports point from the bottom o
     cluster clusters table  mutable state of a worker: who gets a request; compiled routes
     explanation             a worker's answer to where a request would go, and why
     dataplane/              the request path: protocol callbacks around one state machine per exchange
-    controlplane/           names, discovery, certificates, health, circuits: what becomes of endpoints, and events
+    controlplane/           names, discovery, certificates, health, circuits, scaling: what becomes of endpoints, and
+                            events
     admin/                  the admin API and its client
     composition             the control plane as a whole: from the configuration to snapshots
     parent control worker   a process each: parent, control plane, data plane
