@@ -81,7 +81,11 @@ P_CONTROL_STARTED_MS = 8
 P_CONTROL_STARTS = 9
 P_CONTROL_STUCK = 10
 P_CONTROL_EXIT = 11
+P_DEADLY = 12
+"""Key functions that ran when a worker ended, by the number that `W_FUNCTION` had; the latest first."""
+MAX_DEADLY = 4
 PARENT_WORDS = 16
+assert P_DEADLY + MAX_DEADLY <= PARENT_WORDS
 
 # Words of a process in a worker slot.
 S_PID = 0
@@ -188,6 +192,8 @@ W_BUFFERED_BYTES = 3
 W_GENERATION = 4
 W_EXCHANGES = 5
 W_ACCEPTING = 6
+W_FUNCTION = 7
+"""The key function that runs now (`dataplane.key_functions`), as a number; 0 = none does."""
 WORKER_GAUGES = 8
 W_ACCEPTED = 8
 W_REQUESTS = 9
@@ -401,6 +407,11 @@ class Scoreboard:
         """The words of the rate limits, which any worker writes."""
         return self._words[self._rates_at : self._workers_at]
 
+    @property
+    def deadly(self) -> Row:
+        """The `P_DEADLY` words."""
+        return self.parent_row[P_DEADLY : P_DEADLY + MAX_DEADLY]
+
     def standing_row(self, slot: int) -> Row:
         """What control says of the endpoint in `slot` (from 0)."""
         start = self._standings_at + slot * STANDING_WORDS
@@ -486,6 +497,12 @@ class Scoreboard:
         for worker in self.used_workers:
             _clear(self.cluster_row(worker, slot))
         _clear(self.scaling_row(slot))
+
+    def keep_function(self, worker: int) -> None:
+        """Remember the key function in which a worker ended, if it did. For the parent, before gauges are cleared."""
+        number, known = self.worker_row(worker)[W_FUNCTION], self.deadly.tolist()
+        if number and number not in known:
+            self.deadly[:] = memoryview(_words(number, *known[:-1])).cast("q")
 
     def clear_gauges(self, worker: int) -> None:
         """Zero what a dead worker said of the moment; what it counted stays."""

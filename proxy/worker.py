@@ -96,7 +96,7 @@ class Worker:
         posts.on_dropped = self._on_message_dropped
         self._plane: Plane | None = None
         self._tls = TlsContexts()
-        self._functions = KeyFunctions(self._on_function_off)
+        self._functions = KeyFunctions(self._on_function_off, self._row, scoreboard.deadly)
         self._cap = ConnectionCap()
         self._gate = AcceptGate(scoreboard, number, clock.monotonic)
         self._clients: Counter[str] = Counter()

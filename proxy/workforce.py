@@ -166,6 +166,7 @@ class WorkerSlot:
 
     def on_exit(self, code: int, now: float) -> bool:
         """The worker has ended; true when another one has to take its place."""
+        self._board.keep_function(self.number)
         self._board.clear_gauges(self.number)
         # What it did not read holds descriptors: a listening socket would stay open with nobody to accept from it.
         self.mailbox[0].clear()

@@ -3,7 +3,9 @@
 They run in the loop's thread, where nothing else runs meanwhile: a thread of their own would cost 50 µs and could not
 be stopped. A timer's signal ends one that takes too long, by an exception in the midst of it. Python calls a signal's
 handler between two of its own instructions, so code that never comes back to Python is not ended; such a worker beats
-no more, and the parent replaces it. The timer is off while no function runs, so the loop never sees the signal.
+no more, and the parent replaces it. The timer is off while no function runs, so the loop never sees the signal. Which
+function runs is a word of the scoreboard: the parent keeps that of a worker that ended, however it did, and no worker
+calls it again until its settings change.
 
 The limit is CPU time of the thread, or `_WALL` times as much on the clock: a machine that is busy with other things
 would otherwise take functions for slow that are not.
@@ -13,6 +15,7 @@ import logging
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from itertools import islice
 from time import thread_time
 from typing import Any
@@ -21,6 +24,7 @@ from proxy.dataplane.request_head import RequestHead
 from proxy.key_function import BadFunction, KeyFunction, find_function
 from proxy.policy.data_key import MAX_KEYS
 from proxy.policy.path import routing_path
+from proxy.scoreboard import W_FUNCTION, Row
 from proxy.snapshot import Snapshot, SourceSpec
 
 _log = logging.getLogger("homeport")
@@ -90,11 +94,12 @@ class _Overrun(BaseException):
 class _Function:
     """A function that requests of some route are given to."""
 
-    __slots__ = ("call", "why_off")
+    __slots__ = ("call", "number", "why_off")
 
-    def __init__(self, call: KeyFunction | None, why_off: str = "") -> None:
+    def __init__(self, call: KeyFunction | None, source: SourceSpec) -> None:
         self.call = call
-        self.why_off = why_off
+        self.number = _number(source)
+        self.why_off = ""
         """Why it is not called; empty = it is."""
 
 
@@ -111,8 +116,12 @@ def function_sources(snapshot: Snapshot) -> set[SourceSpec]:
 class KeyFunctions:
     """The functions of one worker. For its main thread alone: others get no signals."""
 
-    def __init__(self, on_off: OnOff) -> None:
+    def __init__(self, on_off: OnOff, row: Row, deadly: Row) -> None:
+        """`row` is the worker's in the scoreboard, `deadly` are `Scoreboard.deadly`."""
         self._on_off = on_off
+        self._row = row
+        self._deadly = deadly
+        self._known_deadly: list[int] = []
         self._functions: dict[SourceSpec, _Function] = {}
         self._has_handler = False
         self._is_running = False
@@ -133,9 +142,10 @@ class KeyFunctions:
         """Know what `find_functions` found."""
         for source, function in found.items():
             if isinstance(function, BadFunction):
-                self._switch_off(source, _Function(None), str(function))
+                self._switch_off(source, _Function(None, source), str(function))
             else:
-                self._functions[source] = _Function(function)
+                self._functions[source] = _Function(function, source)
+        self._switch_off_deadly()
         if self._functions and not self._has_handler:
             signal.signal(signal.SIGALRM, self._on_alarm)
             self._has_handler = True
@@ -148,6 +158,8 @@ class KeyFunctions:
     def call(self, source: SourceSpec, head: RequestHead) -> Sequence[object] | None:
         """What the function returned for a request; `None` when it failed, or is off. Takes 6 µs and the function's own
         time."""
+        if self._deadly.tolist() != self._known_deadly:
+            self._switch_off_deadly()
         function = self._functions.get(source)
         if function is None or function.call is None or function.why_off:
             return None
@@ -157,6 +169,7 @@ class KeyFunctions:
         self._alarms = 0
         self._has_overrun = False
         self._began_s = thread_time()
+        self._row[W_FUNCTION] = function.number
         self._is_running = True
         try:
             signal.setitimer(signal.ITIMER_REAL, timeout_s, timeout_s)
@@ -168,6 +181,7 @@ class KeyFunctions:
         except BaseException as error:  # it is anybody's code, and must not end ours
             why = f"it raised {type(error).__name__}{_place(error)}: {error}"
         self._is_running = False
+        self._row[W_FUNCTION] = 0
         if self._has_overrun:
             why = f"it took longer than {timeout_s * 1000:g} ms"
         if why:
@@ -184,11 +198,23 @@ class KeyFunctions:
             self._has_overrun = True
             raise _Overrun
 
+    def _switch_off_deadly(self) -> None:
+        self._known_deadly = self._deadly.tolist()
+        for source, function in list(self._functions.items()):
+            if function.number in self._known_deadly and not function.why_off:
+                self._switch_off(source, function, "a worker hung or ended while it ran")
+
     def _switch_off(self, source: SourceSpec, function: _Function, why: str) -> None:
         function.why_off = why[:500]
         self._functions[source] = function
         _log.error("key function %s is switched off: %s", source.function, function.why_off)
         self._on_off(source.function, function.why_off)
+
+
+def _number(source: SourceSpec) -> int:
+    """What stands for a function and its settings in the scoreboard, not 0."""
+    told = f"{source.function} {source.timeout_s!r}".encode()
+    return int.from_bytes(blake2b(told, digest_size=7).digest(), "big") or 1
 
 
 def find_functions(sources: Iterable[SourceSpec]) -> dict[SourceSpec, KeyFunction | BadFunction]:

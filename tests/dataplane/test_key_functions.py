@@ -2,12 +2,14 @@
 
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
 from proxy.dataplane.key_functions import KeyFunctions, KeyRequest, find_functions, function_sources
 from proxy.dataplane.request_head import parse_request
 from proxy.key_function import BadFunction
+from proxy.scoreboard import MAX_DEADLY, W_FUNCTION, Scoreboard
 from proxy.snapshot import DataSpec, MatchSpec, RouteSpec, Snapshot, SourceSpec, SplitSpec
 
 SOURCE = SourceSpec(function="m:f", timeout_s=0.05)
@@ -24,9 +26,18 @@ def told():
 
 
 @pytest.fixture
-def functions(told):
+def board():
+    return Scoreboard(workers=2)
+
+
+def made(told, board, worker=0):
+    return KeyFunctions(lambda name, why: told.append((name, why)), board.worker_row(worker), board.deadly)
+
+
+@pytest.fixture
+def functions(told, board):
     before = signal.getsignal(signal.SIGALRM)
-    yield KeyFunctions(lambda name, why: told.append((name, why)))
+    yield made(told, board)
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     signal.signal(signal.SIGALRM, before)
 
@@ -150,3 +161,34 @@ def test_functions_are_found_by_name(functions, told, caplog):
     functions.add(found)
     assert [name for name, _ in told] == ["no_such:f"]
     assert functions.call(bad, HEAD) is None
+
+
+def test_one_that_a_worker_ends_in_is_called_no_more(functions, told, board):
+    """By the workers that live, nor by one that begins."""
+    running = []
+
+    def deadly(request):
+        running.append(board.worker_row(0)[W_FUNCTION])
+
+    other = SourceSpec(function="m:g", timeout_s=0.05)
+    functions.add({SOURCE: deadly, other: lambda request: "k"})
+    assert functions.call(SOURCE, HEAD) == () and board.worker_row(0)[W_FUNCTION] == 0
+    board.worker_row(1)[W_FUNCTION] = running[0]
+    board.keep_function(1)
+    assert functions.call(SOURCE, HEAD) is None and functions.call(other, HEAD) == ("k",)
+    assert told == [("m:f", "a worker hung or ended while it ran")]
+    begins = made(told, board, worker=1)
+    begins.add({SOURCE: deadly})
+    assert len(told) == 2 and begins.call(SOURCE, HEAD) is None and len(running) == 1
+    slower = replace(SOURCE, timeout_s=0.1)
+    begins.add({slower: deadly})
+    assert begins.call(slower, HEAD) == (), "other settings are another chance"
+
+
+def test_the_latest_that_workers_ended_in_are_remembered(board):
+    board.keep_function(0)
+    assert board.deadly.tolist() == [0] * MAX_DEADLY
+    for number in (1, 2, 2, 3, 4, 5):
+        board.worker_row(0)[W_FUNCTION] = number
+        board.keep_function(0)
+    assert board.deadly.tolist() == [5, 4, 3, 2]

@@ -46,6 +46,7 @@ def test_words_of_a_worker():
         "W_GENERATION",
         "W_EXCHANGES",
         "W_ACCEPTING",
+        "W_FUNCTION",
     }
     assert {name for name, word in words("W_").items() if word < WORKER_GAUGES} == gauges
 

@@ -23,11 +23,14 @@ def raising(request):
 def endless(request):
     while True:
         pass
+
+def stuck(request):
+    return sum(range(10**13))  # never comes back to Python
 """
 
 
-def config(origin: Origin, folder: Path) -> settings.Config:
-    names = ("keys_of", "raising", "endless")
+def config(origin: Origin, folder: Path, workers: int = 1) -> settings.Config:
+    names = ("keys_of", "raising", "endless", "stuck")
     routes = [
         {
             **settings.route("aware", path_prefix=f"/{name}"),
@@ -40,7 +43,7 @@ def config(origin: Origin, folder: Path) -> settings.Config:
         "clusters": [settings.cluster("aware", origin.address, balancer="data_locality_aware")],
         "routes": routes,
         "access_log": {"sink": str(folder / "access.log")},
-        "workers": 1,
+        "workers": workers,
     }
 
 
@@ -116,3 +119,27 @@ def test_back_on_when_its_settings_change(aware: Daemon, connect: OpenClient, tm
     assert aware.stderr().count(" worker 0: key function site_keys:raising") == 2
     assert client.get("/keys_of/2").status == 200
     assert keys(aware, "/keys_of/2") == "nobody, /keys_of/2, GET"
+
+
+def test_a_function_that_hangs_a_worker_is_called_no_more(
+    start_daemon: StartDaemon, connect: OpenClient, origin: Origin, tmp_path: Path
+) -> None:
+    """One worker has to be replaced, and no worker calls it again."""
+    (tmp_path / "site_keys.py").write_text(MODULE)
+    daemon = start_daemon(config(origin, tmp_path, 2), environ={"PYTHONPATH": str(tmp_path)})
+    before = set(daemon.workers().values())
+    lost = connect(daemon)
+    lost.send(b"GET /stuck/0 HTTP/1.1\r\nHost: h\r\n\r\n")
+    wait_for(lambda: len(set(daemon.workers().values()) - before) == 1, "another worker")
+    wait_for(lambda: daemon.admin("/readyz")[0] == 200, "it to serve")
+    # Connections enough for both to get some.
+    for number in range(20):
+        assert connect(daemon).get(f"/stuck/{number + 1}", "X-Id: a").status == 200
+    assert keys(daemon, "/stuck/20") == "a"
+    assert len(set(daemon.workers().values()) - before) == 1
+    told = "function site_keys:stuck: key"
+    (event, *_) = wait_for(
+        lambda: [line for line in daemon.stderr().splitlines() if told in line], "control to tell of it"
+    )
+    assert "a worker hung or ended while it ran" in event
+    daemon.stop()
