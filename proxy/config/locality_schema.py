@@ -190,7 +190,8 @@ class Residency(Section):
 
 class Locality(Section):
     """What `data_locality_aware` knows beforehand of endpoints and data; all of it can be learned. An endpoint says in
-    its answers what it holds: `X-Data-Cache: hit`, `X-Data-Resident: KEY;bytes=N, …`, `X-Data-Evicted: KEY, …`."""
+    its answers what it holds: `X-Data-Cache: hit`, `X-Data-Resident: KEY;bytes=N, …`, `X-Data-Evicted: KEY, …`; and of
+    itself, in place of the keys here, `X-Data-Slots: N`, `X-Data-Cache-Bytes: N`, `X-Data-Bandwidth: N` (a second)."""
 
     bandwidth: Size = written("0")
     """Bytes a second at which an endpoint gets data that it does not hold. Default 0 = learned."""
