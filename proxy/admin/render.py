@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from proxy.scoreboard import LATENCY_BOUNDS_S
+from proxy.columns import LATENCY_BOUNDS_S
 
 Document = dict[str, Any]
 

@@ -9,6 +9,7 @@ import random
 from collections.abc import Mapping
 
 from proxy.clock import Clock
+from proxy.columns import LATENCY_BOUNDS_S
 from proxy.config.resilience import outlier_params
 from proxy.config.resilience_schema import OutlierDetection
 from proxy.controlplane.events import EventLog, EventType, clock_time
@@ -21,7 +22,6 @@ from proxy.scoreboard import (
     E_LATENCY,
     E_REQUESTS,
     E_RETRIES,
-    LATENCY_BOUNDS_S,
     X_EJECTED_MS,
     X_EJECTIONS,
     X_STRIKES,

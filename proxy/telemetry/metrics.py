@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 
 import proxy
 from proxy.clock import Clock
+from proxy.columns import LATENCY_BOUNDS_S
 from proxy.scoreboard import (
     C_CERTIFICATE_RELOADS,
     C_CERTIFICATES_FAILING,
@@ -35,7 +36,6 @@ from proxy.scoreboard import (
     C_RELOAD_REFUSED_LAST,
     C_RELOADED_AT,
     C_RESULTS_DROPPED,
-    LATENCY_BOUNDS_S,
     P_REEXECS,
     P_WANTED_WORKERS,
     RELOAD_WORDS,

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy import scoreboard as sb
+from proxy.columns import LATENCY_BOUNDS_S, METHODS, STATUS_COLUMNS, STATUS_LABELS
 from proxy.errors import REASON_INDEX
 from proxy.scoreboard import Scoreboard
 
@@ -101,8 +102,8 @@ class EndpointReading:
         found = []
         for column, count in enumerate(self.requests):
             if count:
-                method, status = divmod(column, sb.STATUS_COLUMNS)
-                found.append((sb.METHODS[method], sb.STATUS_LABELS[status], count))
+                method, status = divmod(column, STATUS_COLUMNS)
+                found.append((METHODS[method], STATUS_LABELS[status], count))
         return found
 
     def by_class(self) -> dict[str, int]:
@@ -114,7 +115,7 @@ class EndpointReading:
 
     def quantile_s(self, ratio: float) -> float | None:
         """Estimated latency below which `ratio` (0–1) of the answers stayed; `None` without answers."""
-        return quantile(sb.LATENCY_BOUNDS_S, self.latency_counts, ratio)
+        return quantile(LATENCY_BOUNDS_S, self.latency_counts, ratio)
 
 
 def read_endpoints(board: Scoreboard, slots: Iterable[int]) -> EndpointReading:

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from proxy import scoreboard
+from proxy.columns import LATENCY_BOUNDS_S, METHODS, STATUS_COLUMNS, STATUS_LABELS
 from proxy.errors import REASON_INDEX, Reason
 from proxy.scoreboard import (
     E_LATENCY,
@@ -12,11 +13,7 @@ from proxy.scoreboard import (
     E_REQUESTS,
     ENDPOINT_GAUGES,
     ENDPOINT_WORDS,
-    LATENCY_BOUNDS_S,
     MAX_LISTENERS,
-    METHODS,
-    STATUS_COLUMNS,
-    STATUS_LABELS,
     W_LISTENERS,
     W_REFUSALS,
     WORKER_GAUGES,

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 import proxy
 from proxy import scoreboard as sb
 from proxy.clock import SystemClock
+from proxy.columns import LATENCY_BOUNDS_S, METHODS, STATUS_COLUMNS
 from proxy.errors import REASON_INDEX, Reason
 from proxy.model import TcpAddress, UnixAddress
 from proxy.scoreboard import Scoreboard, latency_index, request_index
@@ -134,7 +135,7 @@ def test_duration_is_a_cumulative_histogram_in_seconds(board):
     family = families(board)["data_service_request_duration_seconds"]
     mine = [sample for sample in family.samples if sample.labels["endpoint"] == "10.0.0.1:9000"]
     buckets = {s.labels["le"]: s.value for s in mine if s.name.endswith("_bucket")}
-    assert len(buckets) == len(sb.LATENCY_BOUNDS_S) + 1
+    assert len(buckets) == len(LATENCY_BOUNDS_S) + 1
     assert (buckets["0.0001"], buckets["0.2"], buckets["0.5"]) == (20, 20, 30)
     assert (buckets["500.0"], buckets["+Inf"]) == (30, 32)
     rest = {s.name.rpartition("_")[2]: s.value for s in mine if not s.name.endswith("_bucket")}
@@ -256,7 +257,7 @@ def test_cluster_document(board):
     assert first["latency"]["p99_s"] == 500.0
     assert document["endpoints"][1]["max_connections"] is None
     assert clusters_document(view(board))["clusters"][0] == document
-    assert read_endpoints(board, []).requests == (0,) * (len(sb.METHODS) * sb.STATUS_COLUMNS)
+    assert read_endpoints(board, []).requests == (0,) * (len(METHODS) * STATUS_COLUMNS)
 
 
 @pytest.mark.parametrize(
