@@ -6,9 +6,16 @@ from proxy.dataplane.delivery import Delivery
 from proxy.dataplane.headers import drop_fields
 from proxy.dataplane.reply_head import ReplyHead
 
-# Why, whether the data were there, and the expected wait, transfer and service in seconds; `None` = not known.
-Choice = tuple[str | None, bool | None, float | None, float | None, float | None]
-NO_CHOICE: Choice = (None, None, None, None, None)
+# Why, whether the data were there, and what was expected: wait, transfer, service and eviction in seconds, odds of
+# success, penalty and score in seconds; `None` = not known.
+Choice = tuple[
+    str | None, bool | None, float | None, float | None, float | None, float | None, float | None, float | None,
+    float | None,
+]  # fmt: skip
+NO_CHOICE: Choice = (None,) * 9
+
+_SUCCESS = b"success"
+_TERMS = (b"wait", b"transfer", b"service", b"eviction", _SUCCESS, b"penalty", b"score")
 
 
 def choice_of(delivery: Delivery, cluster: Cluster) -> Choice:
@@ -19,15 +26,19 @@ def choice_of(delivery: Delivery, cluster: Cluster) -> Choice:
     why, placement = cluster.why(lease), lease.placement
     code = why.value if why is not None else None
     if placement is None:
-        return code, None, None, None, None
+        return (code, *NO_CHOICE[1:])
     terms = placement.terms
-    return code, placement.is_hit, terms.wait_s, terms.transfer_s, terms.service_s
+    return (
+        code, placement.is_hit, terms.wait_s, terms.transfer_s, terms.service_s, terms.eviction_s, placement.success,
+        placement.penalty_s, placement.score_s,
+    )  # fmt: skip
 
 
 def explanation_line(delivery: Delivery, cluster: Cluster, head: ReplyHead) -> bytes:
     """The line that tells a client why, beginning with CRLF, in place of one that the endpoint may have sent.
 
-    A string with parameters (RFC 9651), times in milliseconds: `"etl/10.0.0.1:9000";why=holder;data=hit;wait=0.0;…`.
+    A string with parameters (RFC 9651), times in milliseconds, success from 0 to 1:
+    `"etl/10.0.0.1:9000";why=holder;data=hit;wait=0.0;…`.
     """
     name = cluster.spec.explain_header.encode()
     lowered = name.lower()
@@ -42,7 +53,9 @@ def explanation_line(delivery: Delivery, cluster: Cluster, head: ReplyHead) -> b
         parts.append(b"why=" + why.encode())
     if is_hit is not None:
         parts.append(b"data=hit" if is_hit else b"data=miss")
-    for term, seconds in zip((b"wait", b"transfer", b"service"), expected, strict=True):
-        if seconds is not None:
-            parts.append(b"%b=%.1f" % (term, seconds * 1000.0))
+    for term, value in zip(_TERMS, expected, strict=True):
+        if value is not None:
+            parts.append(
+                b"%b=%.3f" % (term, value) if term == _SUCCESS else b"%b=%.1f" % (term, value * 1000.0)
+            )
     return b";".join(parts)

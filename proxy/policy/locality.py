@@ -240,7 +240,7 @@ class Locality(Generic[C]):
         return Forecast(
             self._terms(candidate, self._seen(facts, site.holdings), facts.work_class, now),
             success,
-            site.distance_s + _distance_s(facts, site) + (1.0 - success) * FAILURE_S,
+            _penalty_s(facts, site, success),
             candidate.in_flight > self._most + site.pace.slots,
         )
 
@@ -424,8 +424,12 @@ class Locality(Generic[C]):
         last = self._last
         if last is not None and last[0] is facts and last[2][0] is candidate:
             _, keys, (_, _, wait, transfer, service) = last
-            # What others lose by it was of interest for the choice alone.
-            terms = Terms(wait, transfer, 0.0, 0.0, service)
+            # What others lose by a transfer was added up for the choice alone.
+            terms = (
+                self._terms(candidate, keys, facts.work_class, now)
+                if transfer
+                else Terms(wait, 0.0, 0.0, 0.0, service)
+            )
         else:
             keys = self.keys(facts)
             terms = self._terms(candidate, keys, facts.work_class, now)
@@ -433,6 +437,10 @@ class Locality(Generic[C]):
         site = candidate.site
         placement = Placement(site, candidate.in_flight, keys, facts.work_class, terms)
         placement.is_only, self._is_only = self._is_only, False
+        if site.is_failing:
+            placement.success = site.success(now)
+        if facts.prefer or site.is_failing or site.distance_s:
+            placement.penalty_s = _penalty_s(facts, site, placement.success)
         holdings = site.holdings
         there_at = now + terms.wait_s + terms.transfer_s
         for key in keys:
@@ -463,6 +471,11 @@ class Locality(Generic[C]):
         if not placement.is_answered:
             for key in placement.missing:
                 site.holdings.drop(key)
+
+
+def _penalty_s(facts: RequestFacts, site: Site, success: float) -> float:
+    """Seconds for its zone, tags that it lacks, and failures of late, after which the odds are `success`."""
+    return site.distance_s + _distance_s(facts, site) + (1.0 - success) * FAILURE_S
 
 
 def _distance_s(facts: RequestFacts, site: Site) -> float:

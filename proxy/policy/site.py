@@ -173,7 +173,7 @@ class Placement:
 
     __slots__ = (
         "charge_s", "had_left", "in_flight", "is_answered", "is_hit", "is_joining", "is_only", "keys", "missing",
-        "site", "started_at", "starts_after", "terms", "work_class", "work_s",
+        "penalty_s", "site", "started_at", "starts_after", "success", "terms", "work_class", "work_s",
     )  # fmt: skip
 
     def __init__(
@@ -197,6 +197,10 @@ class Placement:
         self.terms = terms
         self.charge_s = terms.transfer_s + terms.service_s
         """Seconds for which it will have a slot."""
+        self.success = 1.0
+        """Odds that it is answered well, 0.05–1."""
+        self.penalty_s = 0.0
+        """Seconds for the way to it, tags that it lacks, and recent failures."""
         self.is_answered = False
         self.is_hit: bool | None = None
         """It was answered from data that were there, as far as can be told; `None` = no answer, or no data."""
@@ -206,6 +210,11 @@ class Placement:
 
     def __repr__(self) -> str:
         return f"Placement({self.terms}, {len(self.keys)} keys, {len(self.missing)} missing)"
+
+    @property
+    def score_s(self) -> float:
+        """All that was expected in one, in seconds: what is compared while data count."""
+        return sum(self.terms) / self.success + self.penalty_s
 
     @property
     def has_waited(self) -> bool:

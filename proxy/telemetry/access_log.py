@@ -71,6 +71,10 @@ AccessRecord = tuple[
     | None,  # predicted_wait_s: seconds until it has time for the request; None = data do not count there
     float | None,  # predicted_transfer_s: seconds until it has the data, likewise
     float | None,  # predicted_service_s: seconds of work, likewise
+    float | None,  # predicted_eviction_s: seconds that others lose whose data must leave, likewise
+    float | None,  # predicted_success: odds of a good answer, 0–1, likewise
+    float | None,  # predicted_penalty_s: seconds for its zone, tags that it lacks, recent failures, likewise
+    float | None,  # predicted_score_s: seconds that it counted for in all, likewise
 ]
 
 FIELDS = (
@@ -78,6 +82,7 @@ FIELDS = (
     "reason", "outcome", "route", "cluster", "endpoint", "attempts", "bytes_in", "bytes_out", "connect_s",
     "first_byte_s", "total_s", "queue_s", "data_key", "data_bytes", "user_agent", "forwarded_for", "not_retried",
     "why", "data_hit", "predicted_wait_s", "predicted_transfer_s", "predicted_service_s",
+    "predicted_eviction_s", "predicted_success", "predicted_penalty_s", "predicted_score_s",
 )  # fmt: skip
 """The keys of a line, in the order of `AccessRecord`."""
 
@@ -331,7 +336,8 @@ class _Formatter:
             time, request_id, client, listener, method, host, target, protocol, status, reason, outcome,
             route, cluster, endpoint, attempts, bytes_in, bytes_out, connect_s, first_byte_s, total_s,
             queue_s, data_key, data_bytes, user_agent, forwarded_for, not_retried, why, data_hit, predicted_wait_s,
-            predicted_transfer_s, predicted_service_s,
+            predicted_transfer_s, predicted_service_s, predicted_eviction_s, predicted_success, predicted_penalty_s,
+            predicted_score_s,
         ) = record  # fmt: skip
         document = {
             "time": self._time(time),
@@ -365,6 +371,10 @@ class _Formatter:
             "predicted_wait_s": _seconds(predicted_wait_s),
             "predicted_transfer_s": _seconds(predicted_transfer_s),
             "predicted_service_s": _seconds(predicted_service_s),
+            "predicted_eviction_s": _seconds(predicted_eviction_s),
+            "predicted_success": _seconds(predicted_success),
+            "predicted_penalty_s": _seconds(predicted_penalty_s),
+            "predicted_score_s": _seconds(predicted_score_s),
         }
         return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 
@@ -391,5 +401,5 @@ def _text(value: bytes | str | None, limit_bytes: int) -> str | None:
 
 
 def _seconds(value: float | None) -> float | None:
-    """Seconds to the microsecond, which is more than the clock of an event loop is good for."""
+    """Seconds (or odds) to the microsecond, which is more than the clock of an event loop is good for."""
     return None if value is None else round(value, 6)

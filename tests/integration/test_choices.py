@@ -16,7 +16,10 @@ from support.wire import Reply
 
 LINE = re.compile(
     r'"([^"]+)";why=(\w+)(?:;data=(hit|miss))?;wait=([\d.]+);transfer=([\d.]+);service=([\d.]+)'
+    r";eviction=([\d.]+);success=([\d.]+);penalty=([\d.]+);score=([\d.]+)"
 )
+
+TERMS = ("wait", "transfer", "service", "eviction", "penalty")
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +103,11 @@ def test_a_miss_and_a_hit(daemon: Daemon, connect: OpenClient) -> None:
         logged = record(daemon, f"/told/{turn}")
         assert match[1] == logged["endpoint"] and match[2] == logged["why"]
         assert {"hit": True, "miss": False, None: None}[match[3]] is logged["data_hit"]
-        for number, name in ((4, "wait"), (5, "transfer"), (6, "service")):
+        names = {4: "wait", 5: "transfer", 6: "service", 7: "eviction", 9: "penalty", 10: "score"}
+        for number, name in names.items():
             assert float(match[number]) == pytest.approx(1000 * logged[f"predicted_{name}_s"], abs=0.051)
+        assert match[8] == "1.000" and logged["predicted_success"] == 1.0
+        assert logged["predicted_score_s"] >= sum(logged[f"predicted_{name}_s"] for name in TERMS) - 1e-5
         found.append(logged)
     first, second = found
     assert first["why"] in ("owner", "least_work") and first["data_hit"] is False
@@ -136,7 +142,7 @@ def test_without_choice(daemon: Daemon, connect: OpenClient) -> None:
     assert record(daemon, "/sticky/again")["why"] == "sticky"
     client.get("/turns/x")
     logged = record(daemon, "/turns/x")
-    names = ("why", "data_hit", "predicted_wait_s", "predicted_transfer_s", "predicted_service_s")
+    names = ("why", "data_hit", "predicted_success", *(f"predicted_{name}_s" for name in (*TERMS, "score")))
     assert {logged[name] for name in names} == {None}
 
 
@@ -146,6 +152,9 @@ def test_after_a_failure(daemon: Daemon, connect: OpenClient) -> None:
     assert reply.status == 200 and ";why=retry;" in field(reply, "x-why")
     logged = record(daemon, "/failing/x")
     assert (logged["why"], logged["attempts"]) == ("retry", 1)
+    # It is in a zone that is a second away.
+    assert logged["predicted_penalty_s"] == 1.0
+    assert 1.0 < logged["predicted_score_s"] < 3.0
 
 
 def test_no_endpoint_and_a_bad_answer(daemon: Daemon, connect: OpenClient, origins: list[Origin]) -> None:

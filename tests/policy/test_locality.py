@@ -237,6 +237,28 @@ def test_the_forecast_is_what_is_compared():
     assert forecast.score_s(is_trusted=False) == pytest.approx(0.06 / 0.7 + 1.56)
 
 
+@pytest.mark.parametrize("is_chosen", [True, False])
+def test_a_placement_knows_what_was_foretold(is_chosen):
+    """Also what others lose by it, whoever chose."""
+    cluster = Cluster(1, cache_bytes=25_000_000)
+    a = cluster.members[0]
+    cluster.hold(a, b"old", b"older")
+    cluster.busy(a, 5)
+    a.site.on_outcome(True, now=0.0)
+    a.site.distance_s = 0.01
+    facts = asks(b"k", size=10_000_000, prefer=(("gpu", 0.05),))
+    forecast = cluster.locality.forecast(a, facts, now=1.0)
+    if is_chosen:
+        assert cluster.choose(facts, now=1.0) is a
+    placement = cluster.place(a, facts, now=1.0)
+    assert placement.terms == forecast.terms
+    assert forecast.terms.eviction_s > 0.0 and forecast.terms.crowding_s > 0.0
+    assert placement.success == forecast.success < 1.0
+    assert placement.penalty_s == pytest.approx(forecast.penalty_s)
+    # The one endpoint there is is overloaded, which is no time that anything takes.
+    assert placement.score_s == pytest.approx(forecast.score_s() - OVERLOADED_S * forecast.is_overloaded)
+
+
 def test_the_parts_of_a_penalty():
     """2 s of terms become 2/0.5 = 4, and half of 5 s; the rest of the penalty is distance."""
     forecast = Forecast(Terms(1.0, 0.5, 0.0, 0.0, 0.5), 0.5, 2.5 + 0.07, False)

@@ -49,6 +49,10 @@ GOOD = {
     "predicted_wait_s": 0.0,
     "predicted_transfer_s": 0.0123456789,
     "predicted_service_s": 0.02,
+    "predicted_eviction_s": 0.0,
+    "predicted_success": 0.7,
+    "predicted_penalty_s": 1.5,
+    "predicted_score_s": 1.546,
 }
 
 
