@@ -33,6 +33,8 @@ class Place(Protocol):
 
     scaler: dict[str, Any]
     """Keys of the cluster's `scaler`."""
+    discovery: dict[str, Any] | None
+    """The cluster's `discovery`."""
     owner: str
     """Whose the instances are, as `docker.owner` says."""
 
@@ -53,6 +55,7 @@ class Processes:
     """Local processes, which end with the proxy."""
 
     owner = "demo"
+    discovery: dict[str, Any] | None = None
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "proxy.demo.service", "--name", "data-{port}", "--port", "{port}"]
@@ -97,7 +100,10 @@ class Containers:
                 "stop_grace": "5s",
             },
         }
-        selectors = [Selector(CLUSTER, (("homeport.cluster", CLUSTER),), _PORT, "")]
+        # Not by the cluster's name, which a cluster of somebody else's at this engine may have too.
+        labels = {"homeport.demo": self.owner}
+        self.discovery: dict[str, Any] | None = {"docker": {"labels": labels}}
+        selectors = [Selector(CLUSTER, tuple(labels.items()), _PORT, "")]
         self._driver = DockerDriver(EngineOptions(owner=self.owner), selectors, clock=clock)
 
     async def check(self) -> None:

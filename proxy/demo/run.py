@@ -254,7 +254,7 @@ def _write_config(place: Place, stack: AsyncExitStack) -> Scene:
 
 def _config(place: Place, proxy: str, admin: str) -> dict[str, object]:
     """What a user would write, with windows of seconds in the place of minutes."""
-    cluster = {
+    cluster: dict[str, object] = {
         "name": CLUSTER,
         "balancer": "data_locality_aware",
         "locality": {"cache": f"{CACHE_BYTES >> 20}MiB"},
@@ -279,6 +279,8 @@ def _config(place: Place, proxy: str, admin: str) -> dict[str, object]:
             "drain_timeout": "5s",
         },
     }
+    if place.discovery is not None:
+        cluster["discovery"] = place.discovery
     return {
         "listeners": [{"bind": proxy}],
         "admin": {"bind": admin},
