@@ -1,6 +1,6 @@
-"""A client that sends GETs at its own rate whatever the replies do, and keeps a record of each.
+"""A client that sends requests at its own rate whatever the replies do, and keeps a record of each.
 
-    python -m loadtests.faults.pace PORT FILE --rate R [--connections N] [--path P]
+    python -m loadtests.faults.pace PORT FILE --rate R [--connections N] [--path P] [--method M]
 
 Requests arrive as a Poisson process and use keep-alive connections that are free; when none is, another is opened, up
 to N; when there are N, the request waits, and its wait counts. SIGTERM ends it: the last answers get a while, then FILE
@@ -94,7 +94,10 @@ class Pacer:
     """Sends."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.request = b"GET %b HTTP/1.1\r\nHost: faults.test\r\n\r\n" % options.path.encode()
+        # A POST without a length would be one, too, but not every service takes it.
+        length = b"" if options.method == "GET" else b"Content-Length: 0\r\n"
+        line = f"{options.method} {options.path} HTTP/1.1".encode()
+        self.request = b"%b\r\nHost: faults.test\r\n%b\r\n" % (line, length)
         self.rows: list[Row] = []
         self._port: int = options.port
         self._rate: float = options.rate
@@ -173,6 +176,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, required=True, help="mean requests/s")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--path", default="/")
+    parser.add_argument("--method", default="GET", help="its requests have no body")
     uvloop.run(send(parser.parse_args()))
 
 
