@@ -107,15 +107,17 @@ def check(
 
     A fault is one line, FILE:LINE:COL: path.in.config: what is wrong, got VALUE, expected …. Environment
     variables and files that the configuration refers to must be there. Exits with 0, or with 2 when there
-    are faults.
+    are faults. What can be meant, and hardly is, is told of a file without faults, on standard error.
     """
     from proxy.config.faults import InvalidConfig, printable
-    from proxy.config.load import load_file
+    from proxy.config.load import find_doubts, load_file
 
     faults: tuple[Fault, ...] = ()
+    doubts: list[Fault] = []
     counts: dict[str, int] = {}
     try:
         counts = _counts(load_file(file))
+        doubts = find_doubts(file)
     except InvalidConfig as error:
         faults = error.faults
     if as_json:
@@ -124,6 +126,7 @@ def check(
             "file": str(file),
             "ok": not faults,
             "faults": [asdict(fault) for fault in faults],
+            "doubts": [asdict(doubt) for doubt in doubts],
             **counts,
         }
         _print(json.dumps(report))
@@ -132,6 +135,8 @@ def check(
     else:
         summary = ", ".join(f"{number} {_plural(name, number)}" for name, number in counts.items())
         _print(printable(f"{file}: ok: {summary}"))
+        for doubt in doubts:
+            typer.echo(str(doubt), err=True)
     raise typer.Exit(EXIT_FAULTS if faults else 0)
 
 

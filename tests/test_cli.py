@@ -77,6 +77,23 @@ def test_check_prints_a_line_for_each_fault(bad):
     assert third.endswith("did you mean 'name'?")
 
 
+def test_check_tells_doubts_and_is_content(tmp_path):
+    file = tmp_path / "odd.yaml"
+    file.write_text(
+        "listeners: [{bind: 127.0.0.1:0}]\n"
+        "clusters:\n"
+        "  - {name: a, balancer: data_locality_aware, endpoints: [{address: '127.0.0.1:1'}], locality: {cache: 1B}}\n"
+    )
+    done = homeport("check", file)
+    assert (done.returncode, done.stdout) == (0, f"{file}: ok: 1 listener, 1 cluster, 1 endpoint, 0 routes\n")
+    assert done.stderr == (
+        f"{file}:3:103: clusters[0].locality.cache: holds next to no data, got '1B',"
+        " expected the bytes of data that an endpoint holds, or 0 = learned\n"
+    )
+    report = json.loads(homeport("check", "--json", file).stdout)
+    assert report["ok"] and [doubt["path"] for doubt in report["doubts"]] == ["clusters[0].locality.cache"]
+
+
 def test_check_as_json(bad):
     code, output = invoke("check", "--json", str(bad))
     report = json.loads(output)
@@ -98,6 +115,7 @@ def test_check_as_json(bad):
             "file": str(MINIMAL),
             "ok": True,
             "faults": [],
+            "doubts": [],
             "listeners": 1,
             "clusters": 1,
             "endpoints": 2,

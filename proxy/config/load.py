@@ -16,12 +16,16 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from proxy.clock import SystemClock
-from proxy.config.checks import find_conflicts
+from proxy.config.checks import Conflict, find_conflicts
 from proxy.config.document import Document, Trouble, UnreadableDocument, read_document
 from proxy.config.faults import BadValue, Fault, InvalidConfig, Mark, Path, path_text, printable, quoted
 from proxy.config.interpolate import Interpolator, ReferredFiles, read_regular_file
 from proxy.config.kinds import Kind, did_you_mean
-from proxy.config.locality_checks import find_function_conflicts, find_locality_conflicts
+from proxy.config.locality_checks import (
+    find_function_conflicts,
+    find_locality_conflicts,
+    find_locality_doubts,
+)
 from proxy.config.log_checks import find_log_conflicts
 from proxy.config.scaler_checks import find_scaler_conflicts
 from proxy.config.schema import Config
@@ -56,6 +60,18 @@ def read_file(path: FilePath) -> bytes:
         return read_regular_file(path, MAX_FILE_BYTES)
     except BadValue as error:
         raise InvalidConfig([Fault(str(path), 1, 1, "", error.problem, None, error.expected)]) from error
+
+
+def find_doubts(path: FilePath, environment: Mapping[str, str] | None = None) -> list[Fault]:
+    """What in the good file at `path` can be meant, and hardly is: told by `homeport check` alone. Raises
+    `InvalidConfig` when it cannot be read."""
+    text = decode(read_file(path), str(path))
+    interpolate = Interpolator(
+        os.environ if environment is None else environment, path.parent, ReferredFiles().read
+    )
+    document = read_document(text, interpolate)
+    doubts = [fault_of(str(path), _trouble(document, doubt)) for doubt in find_locality_doubts(document)]
+    return sorted(doubts, key=lambda doubt: (doubt.line, doubt.column))
 
 
 class ConfigFile:
@@ -182,11 +198,14 @@ def _judge(document: Document, directory: FilePath, now: float | None) -> tuple[
             find_log_conflicts(document),
         )
     for conflict in islice(conflicts, MAX_FAULTS):
-        mark = document.mark(conflict.path)
-        shown = _shown(document, conflict.path)
-        found.append(Trouble(mark, conflict.path, conflict.problem, shown, conflict.expected))
+        found.append(_trouble(document, conflict))
     # A value that could not be made has its fault already.
     return config, troubles + [trouble for trouble in found if trouble.path not in document.broken]
+
+
+def _trouble(document: Document, conflict: Conflict) -> Trouble:
+    path = conflict.path
+    return Trouble(document.mark(path), path, conflict.problem, _shown(document, path), conflict.expected)
 
 
 def model_trouble(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic import ConfigDict, Field, GetJsonSchemaHandler, field_validator, model_validator
 from pydantic.functional_validators import WrapValidator
 from pydantic_core import CoreSchema
 
@@ -179,13 +179,19 @@ class Residency(Section):
     timeout: Duration = written("5s")
     """Time until a question without an answer is given up, 10ms or more. Default 5s."""
 
-    @model_validator(mode="after")
-    def _check(self) -> "Residency":
-        if self.interval < 1:
-            raise fault_error("has an interval below 1s", "at least 1s")
-        if self.timeout < 0.01:
-            raise fault_error("has a timeout below 10ms", "at least 10ms")
-        return self
+    @field_validator("interval")
+    @classmethod
+    def _check_interval(cls, interval: float) -> float:
+        if interval < 1:
+            raise fault_error("is too short", "at least 1s")
+        return interval
+
+    @field_validator("timeout")
+    @classmethod
+    def _check_timeout(cls, timeout: float) -> float:
+        if timeout < 0.01:
+            raise fault_error("is too short", "at least 10ms")
+        return timeout
 
 
 class Locality(Section):

@@ -7,7 +7,7 @@ import pytest
 
 from proxy.config.build import build_snapshot
 from proxy.config.faults import InvalidConfig
-from proxy.config.load import load_bytes
+from proxy.config.load import find_doubts, load_bytes
 from proxy.config.slots import Slots
 from proxy.policy.data_key import short_key
 from proxy.policy.hashring import ring_points
@@ -232,14 +232,47 @@ def test_a_route_whose_cluster_does_not_look_at_it():
         ([AWARE, "locality: {residency: {path: §residency}}"], "clusters[0].locality.residency.path: is not a"
          " valid path, got 'residency', expected a plain path that begins with '/', such as /query, without '.' or"
          " '..' segments, '?' or '#'"),
-        ([AWARE, "locality: {residency: §{path: /r, interval: 10ms}}"], "clusters[0].locality.residency: has an"
-         " interval below 1s, got a mapping, expected at least 1s"),
+        ([AWARE, "locality: {residency: {path: /r, interval: §10ms}}"], "clusters[0].locality.residency.interval:"
+         " is too short, got '10ms', expected at least 1s"),
         ([AWARE, 'locality: {sizes: {§"a\\tb": 1KiB}}'], "clusters[0].locality.sizes.a\\tb: is not a data key, got"
          " 'a\\tb', expected 1 to 1024 bytes without control characters"),
     ],
 )  # fmt: skip
 def test_faults_of_a_cluster(keys, told):
     assert fault(keys) == told
+
+
+def doubts(tmp_path, keys, routes=()):
+    """What is odd about a file without faults, as (path, problem)."""
+    file = tmp_path / "homeport.yaml"
+    file.write_text(text_of(keys, routes))
+    load_bytes(file.read_bytes(), "f", tmp_path, {})
+    return [(doubt.path, doubt.message) for doubt in find_doubts(file, {})]
+
+
+def test_tags_that_nobody_has_are_told(tmp_path):
+    tagged = ROUTE % "{data_key: {query: d}, require: [gpu]}"
+    problem = "has tags that no endpoint of cluster etl has together, so none may have such a request"
+    assert doubts(tmp_path, [AWARE], [tagged]) == [("routes[0].locality.require", problem)]
+    assert doubts(tmp_path, [AWARE, "discovery: {docker: {}}"], [tagged]) == [], "who knows"
+    assert doubts(tmp_path, ["shadow: data_locality_aware"], [tagged]) == [], "the balancer does not look"
+    assert doubts(tmp_path, [AWARE], [ROUTE % "{data_key: {query: d}}"]) == []
+
+
+def test_zones_without_endpoints_and_tiny_caches_are_told(tmp_path):
+    found = doubts(tmp_path, [AWARE, "locality: {zones: {moon: 1s}, cache: 1B}"])
+    assert found == [
+        ("clusters[0].locality.zones.moon", "is the distance of a zone that no endpoint is in"),
+        ("clusters[0].locality.cache", "holds next to no data"),
+    ]
+    assert doubts(tmp_path, [AWARE, "discovery: {docker: {}}", "locality: {zones: {moon: 1s}}"]) == []
+    assert doubts(tmp_path, [AWARE, "locality: {cache: 0}"]) == []
+
+
+def test_both_times_of_residency_are_told():
+    with pytest.raises(InvalidConfig) as error:
+        load([AWARE, "locality: {residency: {path: /r, interval: 10ms, timeout: 1ms}}"])
+    assert [fault.path.rpartition(".")[2] for fault in error.value.faults] == ["interval", "timeout"]
 
 
 def test_a_shadow_that_hashes_needs_to_know_what():
