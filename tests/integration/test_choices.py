@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from support import settings
@@ -65,7 +66,13 @@ def daemon(
                 *routes,
                 {
                     **settings.route("tagged", path_prefix="/tagged"),
+                    "name": "tagged",
                     "locality": {**data, "require": ["gpu"]},
+                },
+                {
+                    **settings.route("tagged", path_prefix="/liked"),
+                    "name": "liked",
+                    "locality": {**data, "tags": {"header": "X-Tag", "distance": "3s"}},
                 },
             ],
             "access_log": {"sink": str(tmp_path_factory.mktemp("log") / "access.log")},
@@ -144,6 +151,31 @@ def test_without_choice(daemon: Daemon, connect: OpenClient) -> None:
     logged = record(daemon, "/turns/x")
     names = ("why", "data_hit", "predicted_success", *(f"predicted_{name}_s" for name in (*TERMS, "score")))
     assert {logged[name] for name in names} == {None}
+
+
+def test_the_log_says_what_was_explained(daemon: Daemon, connect: OpenClient) -> None:
+    """Asked right before the request; by route, what it requires, and what is wished for."""
+    client = connect(daemon)
+    codes = set()
+    for turn in range(3):
+        for key in ("one", "two", "three"):
+            for cluster, route, tag in (
+                ("told", "", ""), ("tagged", "tagged", ""), ("tagged", "liked", ""), ("tagged", "liked", "gpu"),
+            ):  # fmt: skip
+                name = route or cluster
+                named = f"{key}-{name}-{tag}"
+                asked = {"cluster": cluster, "data_key": named, "route": route}
+                query = urlencode({**asked, **({"tag": tag} if tag else {})})
+                code, body = daemon.admin(f"/api/v1/explain?{query}")
+                explained = json.loads(body)
+                assert code == 200, explained
+                target = f"/{name}/asked-{turn}-{named}"
+                assert client.get(target, f"X-Dataset-Id: {named}", f"X-Tag: {tag}").status == 200
+                logged = record(daemon, target)
+                assert logged["endpoint"] == explained["winner"], explained
+                assert logged["why"] == explained["reason"]["code"], explained
+                codes.add(logged["why"])
+    assert codes >= {"holder", "owner", "only"}
 
 
 def test_after_a_failure(daemon: Daemon, connect: OpenClient) -> None:

@@ -1,7 +1,7 @@
 """The mistakes of routers by data locality, and what bad input does to ours.
 
 Each mistake has a test, named for it: a trace of a scenario goes in virtual time through Homeport's policy and through
-a variant that makes the mistake. Runs are seeded, so figures are the same every time; figures are medians of three
+a variant that makes the mistake. Runs are seeded, so figures are the same every time; figures are medians of seven
 seeds, and factors about half of what was seen.
 """
 
