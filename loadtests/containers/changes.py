@@ -4,6 +4,7 @@ import time
 
 from loadtests.containers.engine import Engine
 from loadtests.containers.fleet import Bench, Fleet, Seen
+from loadtests.daemon import Document
 from loadtests.faults.outcome import Outcome, Target, at_most, counted
 from loadtests.faults.records import Records
 
@@ -38,7 +39,7 @@ def deploy_good(bench: Bench, engine: Engine) -> Outcome:
 
 def deploy_bad(bench: Bench, engine: Engine, what: str) -> Outcome:
     """The new version fails: `what` is `health`, its checks, or `500`, all its requests."""
-    scaler = {"deploy": {"bake": f"{bench.sizes.bake_s:g}s"}, "start_timeout": "3s"}
+    scaler: Document = {"deploy": {"bake": f"{bench.sizes.bake_s:g}s"}, "start_timeout": "3s"}
     fleet = Fleet(bench, engine, COUNT, **scaler)
     try:
         old = fleet.serving()

@@ -12,7 +12,7 @@ from typing import Any
 
 from loadtests.containers.engine import IMAGE, Engine
 from loadtests.daemon import Daemon, Document
-from loadtests.faults.bench import COMPLAINTS, WORKERS, Pace
+from loadtests.faults.bench import WORKERS, Pace
 from loadtests.faults.records import Record, Records
 from loadtests.peers.processes import ChildError, Children
 
@@ -94,11 +94,6 @@ class Fleet:
         """End the daemon, and remove the containers that it leaves running."""
         self._bench.children.stop(self.daemon.child)
         self.engine.remove(self.owner)
-
-    def complaints(self) -> list[str]:
-        """Lines of the daemon's log that tell of faults of its own."""
-        lines = self.daemon.child.output.read_text(errors="replace").splitlines()
-        return [line for line in lines if any(word in line for word in COMPLAINTS)]
 
     def section(self) -> Document:
         """What the daemon says of the cluster's scaler. Raises `OSError`."""
