@@ -35,7 +35,7 @@ from proxy.policy.picker import Picker
 from proxy.policy.response_time import ResponseTimes
 from proxy.policy.retry import RetryBudget, others
 from proxy.policy.stickiness import Stickiness
-from proxy.scoreboard import BY_SOURCE, C_STANDINGS, E_IN_FLIGHT, K_IGNORED, K_PANIC_PICKS, X_DRAINED
+from proxy.scoreboard import C_STANDINGS, E_IN_FLIGHT, K_IGNORED, K_PANIC_PICKS
 from proxy.snapshot import ClusterSpec
 from proxy.standings import Standings
 from proxy.surroundings import Peers, Surroundings
@@ -194,7 +194,7 @@ class Cluster:
         Of a cluster in which data count."""
         self._look(now)
         self._refresh(now)
-        return tuple([one for one in self._standings.view.usable if _has_room(one)])
+        return tuple([one for one in self._standings.view.usable if one.has_room])
 
     def acquire(
         self, facts: RequestFacts, *, now: float, failed: Collection[str] = (), may_try: bool = True
@@ -285,8 +285,8 @@ class Cluster:
         candidates = view.usable
         if failed:
             candidates = tuple(others(candidates, failed))
-        if self._has_limits and not all([_has_room(endpoint) for endpoint in candidates]):
-            candidates = tuple([endpoint for endpoint in candidates if _has_room(endpoint)])
+        if self._has_limits and not all([endpoint.has_room for endpoint in candidates]):
+            candidates = tuple([endpoint for endpoint in candidates if endpoint.has_room])
         if view.ramping:
             # With odds instead of a smaller weight slow start is the same for every balancer, hashing included.
             shares, draw = self._standings.shares(now), self._surroundings.rng.random
@@ -377,7 +377,7 @@ class Cluster:
         spec = self.spec
         if not spec.is_scaled and not spec.is_awaited:
             return False
-        return all([_leaves(one) or (spec.is_scaled and one.id in failed) for one in self.endpoints])
+        return all([one.is_leaving or (spec.is_scaled and one.id in failed) for one in self.endpoints])
 
     def _no_endpoint(self, now: float) -> RoutingError:
         view = self._standings.view
@@ -496,11 +496,3 @@ class Cluster:
         if self._standings.view.trial_at < deadline or self.is_hopeful(waiter.failed):
             return None
         return self._no_endpoint(now)
-
-
-def _leaves(endpoint: Endpoint) -> bool:
-    return bool(endpoint.standing[X_DRAINED] & BY_SOURCE)
-
-
-def _has_room(endpoint: Endpoint) -> bool:
-    return not endpoint.max_connections or endpoint.in_flight < endpoint.max_connections

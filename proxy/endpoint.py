@@ -16,7 +16,16 @@ from proxy.policy.failures import FailureKind
 from proxy.policy.outlook import Why
 from proxy.policy.response_time import UNKNOWN_S, ResponseTimes
 from proxy.policy.site import Placement, Site
-from proxy.scoreboard import E_CANCELLED, E_FAILURE_KINDS, E_FAILURES, E_IN_FLIGHT, X_CIRCUIT, Row
+from proxy.scoreboard import (
+    BY_SOURCE,
+    E_CANCELLED,
+    E_FAILURE_KINDS,
+    E_FAILURES,
+    E_IN_FLIGHT,
+    X_CIRCUIT,
+    X_DRAINED,
+    Row,
+)
 from proxy.snapshot import EndpointSpec
 
 
@@ -110,6 +119,16 @@ class Endpoint:
 
     def __repr__(self) -> str:
         return f"Endpoint({self.id!r}, in_flight={self.in_flight}{', removed' if self.is_removed else ''})"
+
+    @property
+    def has_room(self) -> bool:
+        """It has not as many requests in flight as it may."""
+        return not self.max_connections or self.in_flight < self.max_connections
+
+    @property
+    def is_leaving(self) -> bool:
+        """Who found it says that it ends."""
+        return bool(self.standing[X_DRAINED] & BY_SOURCE)
 
     def update(self, spec: EndpointSpec) -> None:
         """Take over what a new snapshot says of this endpoint."""
