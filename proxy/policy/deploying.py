@@ -11,10 +11,17 @@ again. Started again by itself it would fail again.
 
 from dataclasses import dataclass
 from enum import Enum
-from math import sqrt
+from math import comb, sqrt
 
 LEAST_ANSWERS = 20
-"""Requests of the new instances below which nothing is compared."""
+"""Requests of the new instances from which shares and means are compared."""
+
+FEWEST_ANSWERS = 3
+"""Requests below which nothing is. Between the two failures alone count, by exact odds: a version that fails every
+request is given no twenty, for its circuit opens after a few."""
+
+CHANCE = 1 / 740
+"""Odds of the failures of few requests below which they are none of chance."""
 
 SIGNIFICANT = 3.0
 """Standard errors by which the share of failures must be larger: chance does it once in 740 comparisons."""
@@ -92,17 +99,38 @@ def why_worse(new: Answers, old: Answers) -> str | None:
     The shares of failures are compared by a two-proportion z-test: 8 of 50 against 2 of 200 differ by 0.15, with a
     standard error of √(0.04 · 0.96 · (1/50 + 1/200)) = 0.031: 4.8 of them.
     """
-    if new.sent >= LEAST_ANSWERS and new.failed:
-        share, usual = new.failed / new.sent, old.failed / old.sent if old.sent else 0.0
-        together = (new.failed + old.failed) / (new.sent + old.sent)
-        error = sqrt(together * (1.0 - together) * (1.0 / new.sent + 1.0 / max(old.sent, new.sent)))
-        if share - usual > max(SIGNIFICANT * error, LEAST_DIFFERENCE) or share == 1.0 > usual:
-            return f"{share:.1%} of their requests fail, {usual:.1%} of the others'"
+    share, usual = _share(new), _share(old)
+    if share - usual > LEAST_DIFFERENCE and _is_significant(new, old):
+        return f"{share:.1%} of their requests fail, {usual:.1%} of the others'"
     if min(new.answered, old.answered) >= LEAST_ANSWERS:
         took_s, usual_s = new.took_s / new.answered, old.took_s / old.answered
         if took_s > SLOWER * usual_s and took_s - usual_s > LEAST_SLOWER_S:
             return f"their requests take {took_s:.3g} s on average, the others' {usual_s:.3g} s"
     return None
+
+
+def _share(answers: Answers) -> float:
+    return answers.failed / answers.sent if answers.sent else 0.0
+
+
+def _is_significant(new: Answers, old: Answers) -> bool:
+    """Whether it is not by chance that a larger share of the new ones' requests failed.
+
+    Of fewer than 20 the odds of so many failures, or more, are summed up, if each fails with the odds of the old ones',
+    by Laplace's rule (f + 1) / (n + 2): 3 of 3 against 0 of 20 have the odds (1/22)³, about 1:10 000.
+    """
+    if new.sent < FEWEST_ANSWERS:
+        return False
+    if new.sent < LEAST_ANSWERS:
+        usual, sent = (old.failed + 1) / (old.sent + 2), new.sent
+        odds = [
+            comb(sent, count) * usual**count * (1.0 - usual) ** (sent - count)
+            for count in range(new.failed, sent + 1)
+        ]
+        return sum(odds) < CHANCE
+    together = (new.failed + old.failed) / (new.sent + old.sent)
+    error = sqrt(together * (1.0 - together) * (1.0 / new.sent + 1.0 / max(old.sent, new.sent)))
+    return _share(new) - _share(old) > SIGNIFICANT * error
 
 
 @dataclass(frozen=True, slots=True)

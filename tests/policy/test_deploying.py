@@ -77,7 +77,11 @@ OLD = Answers(200, 2, 200 * 0.1, 200)
     [
         (Answers(50, 8, 5, 50), "16.0% of their requests fail, 1.0% of the others'"),
         (Answers(50, 2, 5, 50), None),
-        (Answers(19, 19, 0, 0), None),
+        (Answers(19, 19, 0, 0), "100.0% of their requests fail, 1.0% of the others'"),
+        (Answers(3, 3, 0, 0), "100.0% of their requests fail, 1.0% of the others'"),
+        (Answers(5, 2, 0, 3), None),
+        (Answers(5, 3, 0, 2), "60.0% of their requests fail, 1.0% of the others'"),
+        (Answers(2, 2, 0, 0), None),
         (Answers(20, 20, 0, 0), "100.0% of their requests fail, 1.0% of the others'"),
         (Answers(1000, 10, 100, 1000), None),
         (Answers(50, 0, 50 * 0.2, 50), None),
@@ -92,6 +96,12 @@ def test_who_stands_out(new, why):
 def test_who_fails_as_much_as_the_others_does_not_stand_out():
     assert why_worse(Answers(100, 50, 10, 100), Answers(100, 45, 10, 100)) is None
     assert why_worse(Answers(100, 100), Answers(100, 100)) is None
+
+
+def test_few_failures_say_little_while_nothing_is_known_of_the_others():
+    assert why_worse(Answers(5, 5), Answers(0, 0)) is None
+    assert why_worse(Answers(5, 5), Answers(10, 0)) is not None
+    assert why_worse(Answers(5, 5), Answers(10, 9)) is None
 
 
 def test_few_milliseconds_do_not_matter():
