@@ -1,13 +1,14 @@
 """What a worker tells the others, and control, of who holds a cluster's data, and what it asks control when it begins.
 
-News are gathered for `NEWS_S` and go out in one message to each. What does not fit is dropped and counted; it is told
-again when somebody asks for the key.
+News are gathered for `NEWS_S` and go out in one message to each, and another with what endpoints said themselves. What
+does not fit is dropped and counted; it is told again when somebody asks for the key.
 """
 
 from collections.abc import Iterable
+from itertools import islice
 
 from proxy.endpoint import Endpoint
-from proxy.policy.news import LOST, NEWS_AT_ONCE
+from proxy.policy.news import LOST, NEWS_AT_ONCE, News, messages
 from proxy.scoreboard import E_CACHE_BYTES, K_NEWS_DROPPED, K_NEWS_SENT, Row
 from proxy.surroundings import Peers, Surroundings
 
@@ -28,8 +29,8 @@ class DataNews:
         self._surroundings = surroundings
         self._peers = peers
         self._row = row
-        self._news: dict[tuple[int, int], int] = {}
-        """By key's point and endpoint's slot, the size."""
+        self._news: dict[tuple[int, int], tuple[int, bool]] = {}
+        """By key's point and endpoint's slot, the size, and whether the endpoint itself named the key."""
         self._is_telling = False
         self.endpoints: Iterable[Endpoint] = ()
         """The cluster's, whose caches' sizes are told too."""
@@ -43,9 +44,10 @@ class DataNews:
         if not self._surroundings.posts.to_control(body):
             self._surroundings.later(ASK_AGAIN_S, self.ask)
 
-    def tell(self, point: int, slot: int, size: int) -> None:
-        """The key at `point` is at the endpoint in `slot` and has `size` bytes, 0 = not known; or it is `GONE`."""
-        self._news[point, slot] = size
+    def tell(self, point: int, slot: int, size: int, *, is_given: bool = False) -> None:
+        """The key at `point` is at the endpoint in `slot` and has `size` bytes, 0 = not known; or it is `GONE`.
+        `is_given` = the endpoint itself says so."""
+        self._news[point, slot] = size, is_given
         if not self._is_telling:
             self._is_telling = True
             self._surroundings.later(NEWS_S, self._send)
@@ -59,15 +61,22 @@ class DataNews:
     def _send(self) -> None:
         """Send what is new, the first of it if it is too much."""
         self._is_telling = False
-        news = [[point, slot, size] for (point, slot), size in self._news.items()]
+        row, count = self._row, len(self._news)
+        row[K_NEWS_DROPPED] += max(count - NEWS_AT_ONCE, 0)
+        row[K_NEWS_SENT] += min(count, NEWS_AT_ONCE)
+        seen: list[News] = []
+        given: list[News] = []
+        for (point, slot), (size, is_given) in islice(self._news.items(), NEWS_AT_ONCE):
+            (given if is_given else seen).append([point, slot, size])
         self._news = {}
-        row = self._row
-        row[K_NEWS_DROPPED] += max(len(news) - NEWS_AT_ONCE, 0)
-        row[K_NEWS_SENT] += min(len(news), NEWS_AT_ONCE)
-        body = {"data": self._cluster_slot, "news": news[:NEWS_AT_ONCE]}
-        posts = self._surroundings.posts
-        for worker in self._peers.look():
-            posts.to_worker(worker, body)
-        posts.to_control(body)
+        workers, posts = self._peers.look(), self._surroundings.posts
+        # What is `LOST` is among the first: what endpoints named since then is there.
+        for body in (
+            *messages(self._cluster_slot, iter(seen)),
+            *messages(self._cluster_slot, iter(given), is_given=True),
+        ):
+            for worker in workers:
+                posts.to_worker(worker, body)
+            posts.to_control(body)
         for endpoint in self.endpoints:
             endpoint.row[E_CACHE_BYTES] = int(endpoint.site.holdings.capacity_bytes)

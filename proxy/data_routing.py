@@ -234,20 +234,16 @@ class DataRouting:
         """The exchange is over."""
         endpoint.row[E_WORK_US] -= int(placement.charge_s * _US)
         endpoint.row[E_ENDED] += 1
-        self.locality.on_end(placement, is_failed, now=now)
-        if not placement.is_answered:
-            for key in placement.missing:
-                self.news.tell(key.point, endpoint.spec.slot, GONE)
+        for key in self.locality.on_end(placement, is_failed, now=now):
+            self.news.tell(key.point, endpoint.spec.slot, GONE)
 
     def _on_said(self, endpoint: Endpoint, said: DataReply) -> None:
         """What an endpoint says of itself counts until it says something else."""
         locality, site = self.locality, endpoint.site
         for name, size in said.resident:
-            key = locality.residency.key(key_point(name))
-            if size:
-                locality.give_size(key, float(size))
-            self._hold(site, key.point)
-            self.news.tell(key.point, endpoint.spec.slot, size)
+            point = key_point(name)
+            if self._on_named(site, point, size):
+                self.news.tell(point, endpoint.spec.slot, size, is_given=True)
         for name in said.evicted:
             found = locality.residency.find(key_point(name))
             if found is not None:
@@ -259,8 +255,21 @@ class DataRouting:
             site.s_per_byte = 1.0 / said.bandwidth_bytes_per_s
             site.is_speed_given = True
 
-    def _hold(self, site: Site, point: int) -> None:
-        key = self.locality.residency.key(point)
+    def _on_named(self, site: Site, point: int, size: int) -> bool:
+        """The endpoint itself says that it holds the key at `point`, of `size` bytes; 0 = it does not say. False when
+        there is no room for another key."""
+        key = self.locality.residency.mentioned(point)
+        if key is None:
+            return False
+        if size:
+            self.locality.hear_size(key, float(size))
+        if key in site.holdings.kept:
+            site.holdings.on_arrived(key)
+        else:
+            self._hold(site, key)
+        return True
+
+    def _hold(self, site: Site, key: DataKey) -> None:
         if not key.size_bytes:
             self.locality.residency.resize(key, self.locality.learning.typical_bytes)
         site.holdings.touch(key, 0.0)
@@ -269,8 +278,8 @@ class DataRouting:
 
     def on_news(self, news: Iterable[News], is_given: bool = False) -> None:
         """Another worker placed, or saw gone, or was asked for what; or control tells what it knows. `is_given` = the
-        endpoints themselves gave the sizes."""
-        locality, residency = self.locality, self.locality.residency
+        endpoints themselves say so."""
+        residency = self.locality.residency
         for point, slot, size in news:
             endpoint = self._by_slot.get(slot)
             if endpoint is None:
@@ -283,14 +292,14 @@ class DataRouting:
                 # One that a request of ours is bringing there will be there.
                 if found is not None and not holdings.kept.get(found):
                     holdings.drop(found)
+            elif is_given:
+                self._on_named(endpoint.site, point, size)
             else:
                 key = residency.key(point)
-                if size and is_given:
-                    locality.give_size(key, float(size))
-                elif size and not key.is_given and not key.samples:
+                if size and not key.is_given and not key.samples:
                     residency.resize(key, float(size))
                     key.samples = 1
-                self._hold(endpoint.site, point)
+                self._hold(endpoint.site, key)
         self._row[K_DATA_KEYS] = len(residency)
 
     def on_report(self, slot: int, slots: int, cache_bytes: int) -> None:

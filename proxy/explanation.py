@@ -14,7 +14,6 @@ from proxy.inquiry import CANDIDATE_FIELDS, KEY_FIELDS, MAX_CANDIDATES, Inquiry,
 from proxy.model import RequestFacts
 from proxy.policy.balancer import balancer, make_picker
 from proxy.policy.hashring import key_point
-from proxy.policy.locality import OVERLOADED_S
 from proxy.policy.outlook import Outlook, Prospect, outlook, prospect_of
 
 # Digits after the point: microseconds, and odds to the same.
@@ -106,7 +105,7 @@ def _candidate(prospect: Prospect[Endpoint], note: str) -> Row:
         "ring_rank": prospect.rank,
         "is_sure": prospect.is_sure and is_candidate,
         "in_flight": endpoint.in_flight,
-        "score_s": round(prospect.score_s - OVERLOADED_S * forecast.is_overloaded, DIGITS),
+        "score_s": round(prospect.score_s, DIGITS),
         **times,
         "success": round(forecast.success, DIGITS),
         "penalty_s": round(forecast.penalty_s, DIGITS),

@@ -81,7 +81,7 @@ class Residencies:
         if cluster is not None:
             now = self._clock.monotonic()
             cluster.look(self._board, now=now)
-            cluster.mirror.on_news(news, now=now)
+            cluster.mirror.on_news(news, "given" in body, now=now)
         return True
 
     def take_question(self, body: Mapping[str, Any]) -> bool:

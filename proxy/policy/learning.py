@@ -202,7 +202,7 @@ class Learning:
         return share > MOST_WRONG and said_bytes * MOST_RATIO < self.typical_bytes
 
     def believed_bytes(self, key: DataKey, said_bytes: float) -> float:
-        """What counts of a size that a request says `key` has. Before anything was seen of it no more than ten times
+        """What counts of a size that somebody says `key` has. Before anything was seen of it no more than ten times
         the typical, or 100 MB; later all that transfers do not disprove."""
         if not key.samples:
             return min(said_bytes, MOST_RATIO * max(self.typical_bytes, FIRST_BYTES))

@@ -55,8 +55,6 @@ MOST_VIEWS = 64
 # Keys that are remembered at least: all of one request (`data_key.MAX_KEYS`), or some would be forgotten before it is
 # sent, and stay with its endpoint for ever.
 LEAST_KEYS = 16
-# What puts an endpoint behind all that have less than that.
-OVERLOADED_S = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +81,16 @@ class Forecast:
         return self.penalty_s - (1.0 - self.success) * FAILURE_S
 
     def score_s(self, is_trusted: bool = True) -> float:
-        """What is compared: the least is chosen. Without trust in what is foretold of data they do not count."""
+        """What is compared: the least is chosen, of those that are not overloaded if there are any. Without trust in
+        what is foretold of data they do not count."""
         wait, transfer, crowding, eviction, service = self.terms
         seconds = wait + service + (transfer + crowding + eviction if is_trusted else 0.0)
-        return seconds / self.success + self.penalty_s + (OVERLOADED_S if self.is_overloaded else 0.0)
+        return seconds / self.success + self.penalty_s
 
 
 C = TypeVar("C", bound=Located)
-Pick = tuple[C, float, float, float, float]
-"""A candidate, its score, and the seconds of its wait, transfer and service."""
+Pick = tuple[C, float, float, float, float, bool]
+"""A candidate, its score, the seconds of its wait, transfer and service, and whether it is overloaded."""
 
 
 class Locality(Generic[C]):
@@ -178,7 +177,7 @@ class Locality(Generic[C]):
             holders = self._holders(keys)
             pick = self._best(holders, keys, facts, now, None)
             # A holder that is free mostly is better than any that holds nothing can be.
-            if pick is None or pick[1] > self._least_elsewhere_s(keys, facts.work_class):
+            if pick is None or pick[5] or pick[1] > self._least_elsewhere_s(keys, facts.work_class):
                 pick = self._best(self._others(candidates, keys, holders), keys, facts, now, pick)
         else:
             pick = self._best(self._few(candidates), keys if is_trusted else (), facts, now, None)
@@ -226,10 +225,10 @@ class Locality(Generic[C]):
             score += site.distance_s
             if facts.prefer:
                 score += _distance_s(facts, site)
-            if in_flight > most + slots:
-                score += OVERLOADED_S
-            if pick is None or score < pick[1]:
-                pick = (candidate, score, wait, transfer, service)
+            is_overloaded = in_flight > most + slots
+            # Whatever the seconds say: they may be made of sizes that are lies.
+            if pick is None or (score < pick[1] if is_overloaded is pick[5] else pick[5]):
+                pick = (candidate, score, wait, transfer, service, is_overloaded)
         return pick
 
     def forecast(self, candidate: C, facts: RequestFacts, *, now: float) -> Forecast:
@@ -278,14 +277,18 @@ class Locality(Generic[C]):
                     self.give_size(key, self._sizes[key.point])
         if facts.size_bytes:
             for key in keys:
-                size, is_given = self._told(key, facts.size_bytes, len(keys))
-                key.is_given = is_given
-                if size != key.size_bytes:
-                    self.residency.resize(key, size)
+                self.hear_size(key, facts.size_bytes, len(keys))
         return keys
 
+    def hear_size(self, key: DataKey, size_bytes: float, count: int = 1) -> None:
+        """A request or an endpoint says that `count` keys, of which `key` is one, have `size_bytes` > 0 together: that
+        is taken in as far as it can be believed."""
+        size, key.is_given = self._told(key, size_bytes, count)
+        if size != key.size_bytes:
+            self.residency.resize(key, size)
+
     def _told(self, key: DataKey, size_bytes: float, count: int) -> tuple[float, bool]:
-        """Size of `key`, and whether it is a given one, once a request has said that its `count` keys have `size_bytes`
+        """Size of `key`, and whether it is a given one, once somebody has said that `count` keys have `size_bytes`
         together: nobody says whose is how much."""
         if count > 1 and key.is_given:
             return key.size_bytes, True
@@ -294,7 +297,7 @@ class Locality(Generic[C]):
         return believed, believed == said or (key.is_given and believed == key.size_bytes)
 
     def give_size(self, key: DataKey, size_bytes: float) -> None:
-        """Somebody says that `key` has so many bytes, > 0."""
+        """The configuration says that `key` has so many bytes, > 0."""
         key.is_given = True
         self.residency.resize(key, size_bytes)
 
@@ -423,7 +426,7 @@ class Locality(Generic[C]):
         Called before it counts in `in_flight`, and to be followed by one `on_end`."""
         last = self._last
         if last is not None and last[0] is facts and last[2][0] is candidate:
-            _, keys, (_, _, wait, transfer, service) = last
+            _, keys, (_, _, wait, transfer, service, _) = last
             # What others lose by a transfer was added up for the choice alone.
             terms = (
                 self._terms(candidate, keys, facts.work_class, now)
@@ -462,15 +465,21 @@ class Locality(Generic[C]):
         placement.site.on_outcome(False, now=now)
         return self.learning.on_answer(placement, took_s, is_hit, now=now)
 
-    def on_end(self, placement: Placement, is_failed: bool, *, now: float) -> None:
-        """The exchange is over. Without a good answer nobody knows what the endpoint holds of what it did not."""
+    def on_end(self, placement: Placement, is_failed: bool, *, now: float) -> Sequence[DataKey]:
+        """The exchange is over. Without a good answer nobody knows what the endpoint holds of what it did not; returns
+        the keys that it is not believed to hold any more."""
         site = placement.site
         site.on_ended(placement, now=now)
         if is_failed:
             site.on_outcome(True, now=now)
-        if not placement.is_answered:
-            for key in placement.missing:
-                site.holdings.drop(key)
+        if placement.is_answered:
+            return ()
+        # What another answer proved, or the endpoint itself named, is there nevertheless.
+        kept = site.holdings.kept
+        lost = [key for key in placement.missing if kept.get(key) != 0.0]
+        for key in lost:
+            site.holdings.drop(key)
+        return lost
 
 
 def _penalty_s(facts: RequestFacts, site: Site, success: float) -> float:

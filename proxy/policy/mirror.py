@@ -10,6 +10,7 @@ with its only holder is fetched again once, however many ask for it then.
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from math import exp
 
+from proxy.policy.learning import FIRST_BYTES, MOST_RATIO
 from proxy.policy.news import GONE, LOST, News
 from proxy.policy.residency import DataKey, Holdings, Residency
 
@@ -47,8 +48,8 @@ class Mirror:
         """The endpoint in `slot` holds so many bytes at most; 0 = no end of it is known."""
         self._holdings[slot].limit(cache_bytes)
 
-    def on_news(self, news: Iterable[News], *, now: float) -> None:
-        """A worker tells something."""
+    def on_news(self, news: Iterable[News], is_given: bool = False, *, now: float) -> None:
+        """A worker tells something; `is_given` = endpoints told it so."""
         residency = self.residency
         for point, slot, size in news:
             holdings = self._holdings.get(slot)
@@ -60,6 +61,8 @@ class Mirror:
                 found = residency.find(point)
                 if found is not None:
                     holdings.drop(found)
+            elif is_given:
+                self._on_named(holdings, point, size)
             else:
                 key = residency.key(point)
                 key.heat = _heat(key, now) + 1.0
@@ -72,9 +75,9 @@ class Mirror:
         """The endpoint in `slot` itself says what it holds: bytes by point, 0 = not known. Returns what is new in that.
 
         It takes no room from what is asked for: when as many keys are known as may be, others are not taken in. What it
-        says of sizes counts more than what workers learned.
+        says of sizes counts more than what workers learned, unless it is more than ten times that.
         """
-        holdings, residency = self._holdings.get(slot), self.residency
+        holdings = self._holdings.get(slot)
         if holdings is None:
             return []
         news: list[News] = []
@@ -83,19 +86,33 @@ class Mirror:
                 holdings.drop(key)
                 news.append((key.point, slot, GONE))
         for point, size in resident.items():
-            found = residency.find(point)
-            if found is None:
-                if len(residency) >= residency.max_keys:
-                    continue
-                found = residency.key(point)
-            is_resized = bool(size) and not (found.is_given and size == found.size_bytes)
-            if is_resized:
-                found.is_given = True
-                residency.resize(found, float(size))
-            if is_resized or found not in holdings.kept:
-                holdings.touch(found, 0.0)
+            if self._on_named(holdings, point, size):
                 news.append((point, slot, size))
         return news
+
+    def _on_named(self, holdings: Holdings, point: int, size: int) -> bool:
+        """An endpoint itself says that it holds the key at `point`, of `size` bytes; 0 = it does not say. Returns
+        whether that is new."""
+        key = self.residency.mentioned(point)
+        if key is None:
+            return False
+        is_new = size > 0 and self._hear_size(key, float(size))
+        if key not in holdings.kept:
+            holdings.touch(key, 0.0)
+            is_new = True
+        return is_new
+
+    def _hear_size(self, key: DataKey, size_bytes: float) -> bool:
+        """An endpoint says that `key` has so many bytes, > 0. Returns whether that is new."""
+        # Workers see transfers, so what they tell of a size is a measure of what can be.
+        most = MOST_RATIO * max(FIRST_BYTES, 0.0 if key.is_given else key.size_bytes)
+        is_given = key.is_given or size_bytes <= most
+        if size_bytes > most:
+            size_bytes = key.size_bytes or most
+        is_new = (size_bytes, is_given) != (key.size_bytes, key.is_given)
+        key.is_given = is_given
+        self.residency.resize(key, size_bytes)
+        return is_new
 
     def news(self) -> Iterator[News]:
         """All that is known, as it is when it is asked for; what was not asked for the longest comes first, so that

@@ -3,9 +3,9 @@
     {"data": CLUSTER, "news": [[POINT, ENDPOINT, SIZE], …]}
 
 CLUSTER and ENDPOINT are slots of the scoreboard, POINT is the key's (`hashring.key_point`), and SIZE its bytes: 0 = not
-known, `GONE` = it is not there, `LOST` = nothing is there any more, whatever the point. Control may add `"given": 1`
-when endpoints gave the sizes, and `"reports": [[ENDPOINT, SLOTS, CACHE_BYTES], …]`, what they say of themselves (0 =
-nothing).
+known, `GONE` = it is not there, `LOST` = nothing is there any more, whatever the point. `"given": 1` is added to what
+endpoints said themselves; control may add `"reports": [[ENDPOINT, SLOTS, CACHE_BYTES], …]`, what they say of themselves
+(0 = nothing).
 """
 
 from collections.abc import Iterator, Mapping, Sequence

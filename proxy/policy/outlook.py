@@ -13,7 +13,7 @@ from typing import Generic
 
 from proxy.model import RequestFacts
 from proxy.policy.hashring import key_point
-from proxy.policy.locality import FEW, MOST_HOLDERS, OVERLOADED_S, C, Forecast, Locality
+from proxy.policy.locality import FEW, MOST_HOLDERS, C, Forecast, Locality
 
 # Seconds that make no difference.
 NOTHING_S = 1e-6
@@ -45,7 +45,7 @@ class Prospect(Generic[C]):
     candidate: C
     forecast: Forecast
     score_s: float
-    """The least is chosen."""
+    """The least is chosen, of those that are not overloaded if there are any."""
     held: tuple[int, ...]
     """Which of the request's keys it is believed to hold, by their positions."""
     rank: int
@@ -74,7 +74,9 @@ def outlook(locality: Locality[C], candidates: Sequence[C], facts: RequestFacts,
     owners = locality.owners(facts.data_keys[0], candidates) if goes_by_data else []
     found = [prospect_of(locality, one, facts, owners, len(candidates), now=now) for one in candidates]
     # Of equals the first is chosen: holders, then owners.
-    found.sort(key=lambda one: (one.score_s, -len(one.held), one.rank or len(found) + 1))
+    found.sort(
+        key=lambda one: (one.forecast.is_overloaded, one.score_s, -len(one.held), one.rank or len(found) + 1)
+    )
     winner = next((one for one in found if one.is_sure), found[0] if found else None)
     why, reason = _reason(locality, found, winner, facts)
     return Outlook(tuple(found), winner, why, reason)
@@ -143,11 +145,17 @@ def _reason(
 
 
 def _by_chance(found: Sequence[Prospect[C]], winner: Prospect[C]) -> str:
-    better = len([one for one in found if one.score_s < winner.score_s - NOTHING_S])
+    better = len([one for one in found if _is_better(one, winner)])
     if better:
         others = "1 other" if better == 1 else f"{better} others"
         return f"; {others} would do better, and chance decides whether a request looks there"
     return "" if winner.is_sure else "; chance decides whether a request looks there"
+
+
+def _is_better(one: Prospect[C], winner: Prospect[C]) -> bool:
+    if one.forecast.is_overloaded is not winner.forecast.is_overloaded:
+        return winner.forecast.is_overloaded
+    return one.score_s < winner.score_s - NOTHING_S
 
 
 def _of_holder(winner: Prospect[C], other: Prospect[C], keys: int) -> str:
@@ -175,7 +183,6 @@ _PLAIN: dict[str, Callable[[Forecast], float]] = {
     "service": lambda forecast: forecast.terms.service_s,
     "failures": lambda forecast: forecast.failures_s,
     "distance": lambda forecast: forecast.distance_s,
-    "overload": lambda forecast: OVERLOADED_S * forecast.is_overloaded,
 }
 _ALL: dict[str, Callable[[Forecast], float]] = {
     **_PLAIN,
@@ -192,6 +199,8 @@ def _against(
     parts: dict[str, Callable[[Forecast], float]] = _ALL,
 ) -> str:
     """What speaks most against `other`, who is called `who`."""
+    if other.forecast.is_overloaded and not winner.forecast.is_overloaded:
+        return f"{who} has far more than its share in flight"
     leads = {name: part(other.forecast) - part(winner.forecast) for name, part in parts.items()}
     name = max(leads, key=lambda one: leads[one])
     if leads[name] <= NOTHING_S:
@@ -212,6 +221,4 @@ def _against(
             return f"{who} takes {more} longer for the work"
         case "failures":
             return f"{who} has failed lately, which counts {more}"
-        case "distance":
-            return f"{who} is {more} farther away"
-    return f"{who} has far more than its share in flight"
+    return f"{who} is {more} farther away"

@@ -248,6 +248,16 @@ class Residency:
         key = keys[point] = DataKey(point)
         return key
 
+    def mentioned(self, point: int) -> DataKey | None:
+        """The key at `point`, which an endpoint names though perhaps nobody asks for it: one that nobody knew is the
+        first to be forgotten again. `None` = it is not taken in, because as many are known as may be."""
+        keys = self._keys
+        key = keys.get(point)
+        if key is None and len(keys) < self.max_keys:
+            key = keys[point] = DataKey(point)
+            keys.move_to_end(point, last=False)
+        return key
+
     def resize(self, key: DataKey, size_bytes: float) -> None:
         """`key` has `size_bytes`, > 0."""
         more = size_bytes - key.size_bytes

@@ -14,7 +14,6 @@ from proxy.policy.locality import (
     FEW,
     LEAST_KEYS,
     MOST_HOLDERS,
-    OVERLOADED_S,
     OWNERS_KEPT,
     Forecast,
     Locality,
@@ -274,8 +273,20 @@ def test_a_forecast_goes_by_the_table():
 
 
 def test_an_overloaded_one_is_behind_all_others():
-    forecast = Forecast(Terms(1.0, 0.0, 0.0, 0.0, 1.0), 1.0, 0.0, True)
-    assert forecast.score_s() == 2.0 + OVERLOADED_S
+    """Also when only it holds the data, and moving them takes longer than anybody lives."""
+    cluster = Cluster(3)
+    a, b, c = cluster.members
+    cluster.hold(a, b"k")
+    cluster.locality.give_size(cluster.locality.residency.find(key_point(b"k")), 2.0**60)
+    assert cluster.choose(asks(b"k")) is a
+    cluster.busy(a, 40)
+    cluster.locality.refresh(cluster.members)
+    assert cluster.choose(asks(b"k")) in (b, c)
+    # Of several such the best.
+    cluster.busy(b, 41)
+    cluster.busy(c, 41)
+    cluster.locality.refresh([Member("mean")])
+    assert cluster.choose(asks(b"k")) is a
 
 
 # ---------------------------------------------------------------------- the choice
@@ -651,6 +662,17 @@ def test_what_nobody_answered_is_not_held(is_failed):
     assert a.site.work_s == 0.0
     assert [key.point for key in a.site.holdings.kept] == [key_point(b"k")]
     assert (a.site.success(0.0) < 1.0) is is_failed
+
+
+@pytest.mark.parametrize("is_failed", [True, False])
+def test_what_another_proved_is_held(is_failed):
+    cluster = Cluster(1)
+    a = cluster.members[0]
+    given_up = cluster.place(a, asks(b"k"))
+    joined = cluster.place(a, asks(b"k"))
+    cluster.end(a, joined, now=0.2, took_s=0.2, is_hit=True)
+    cluster.end(a, given_up, now=0.3, is_failed=is_failed)
+    assert [key.point for key in a.site.holdings.kept] == [key_point(b"k")]
 
 
 def test_an_answer_that_breaks_off():

@@ -323,6 +323,17 @@ def test_a_lost_cache_of_unknown_size_has_none_afterwards():
     assert holdings.capacity_bytes == 0.0
 
 
+def test_what_endpoints_mention_takes_no_room():
+    residency = Residency(3)
+    asked = [residency.key(point) for point in (1, 2)]
+    third = residency.mentioned(3)
+    assert third is not None and residency.mentioned(1) is asked[0]
+    assert residency.mentioned(4) is None and len(residency) == 3
+    # Nobody asked for it: it is the first to go.
+    assert residency.key(5) is not None and residency.find(3) is None
+    assert [residency.find(key.point) for key in asked] == asked
+
+
 def test_a_size_that_is_given_between_the_misses_stays():
     residency, holdings, keys = filled([10] * 40)
     for key in keys[-LOST_AFTER:-1]:

@@ -54,7 +54,7 @@ class Team:
         for body in reported:
             if "data" in body:
                 assert (parsed := parse_news(body)) is not None
-                self.mirror.on_news(parsed[1], now=self.world.now)
+                self.mirror.on_news(parsed[1], "given" in body, now=self.world.now)
 
     def turn(self, worker):
         """What one does before it heard of what the other did is settled by the next request."""
@@ -146,3 +146,76 @@ def test_a_cache_that_one_found_lost_is_lost_for_all():
         team.answer("hit or miss")
     team.check()
     assert {known for one, known in team.holders(1) if one == slot} == {point}
+
+
+def say(team, worker, slot, *resident):
+    """The endpoint in `slot` tells that worker what it holds."""
+    routing = team.workers[worker].clusters["c"]
+    routing.data._on_said(routing.endpoints[slot], DataReply(hit=True, resident=resident))
+
+
+def test_sizes_that_endpoints_give_are_given_for_all():
+    team = Team()
+    say(team, 0, 1, (b"k", SIZE), (b"unsized", 0))
+    team.check()
+    for fleet in team.workers:
+        residency = fleet.clusters["c"].data.locality.residency
+        key, unsized = residency.find(key_point(b"k")), residency.find(key_point(b"unsized"))
+        assert (key.size_bytes, key.is_given, unsized.is_given) == (SIZE, True, False)
+    assert team.mirror.residency.find(key_point(b"k")).is_given
+
+
+def test_sizes_that_cannot_be_are_believed_by_nobody():
+    team = Team()
+    for worker in range(2):
+        say(team, worker, 1, (b"k", 2**50))
+        team.check()
+    residencies = [fleet.clusters["c"].data.locality.residency for fleet in team.workers]
+    for residency in (*residencies, team.mirror.residency):
+        key = residency.find(key_point(b"k"))
+        assert (key.size_bytes, key.is_given) == (100e6, False)
+
+
+def test_one_wrong_size_attracts_no_load():
+    """400 requests, 100 at a time: who says that its data are 2^50 bytes gets no more than twice its share."""
+    team = Team()
+    team.workers = team.workers[:1]
+    team.members(3)
+    routing = team.workers[0].clusters["c"]
+    say(team, 0, 0, (b"k", 2**50))
+    facts, leases, counts = RequestFacts(data_keys=(b"k",)), [], [0, 0, 0]
+    for _ in range(400):
+        if len(leases) == 100:
+            lease = leases.pop(0)
+            lease.on_answer(200, None, now=team.world.now)
+            lease.release(Outcome.OK, None, now=team.world.now)
+        team.world.run(0.002)
+        leases.append(routing.acquire(facts, now=team.world.now))
+        counts[leases[-1].endpoint.spec.slot] += 1
+    assert max(counts) < 280 and min(counts) > 0, counts
+
+
+def test_invented_keys_drive_out_none_that_are_asked_for():
+    team = Team()
+    data = team.workers[0].clusters["c"].data
+    data.locality.residency.limit(20)
+    for name in KEYS:
+        team.send(0, name)
+        team.answer("hit or miss")
+    for number in range(18):
+        say(team, 0, 1, *((b"%d-%d" % (number, one), SIZE) for one in range(60)))
+    team.settle()
+    known = {key.point for key in data.locality.residency}
+    assert len(known) == 20 and known >= {key_point(name) for name in KEYS}
+
+
+def test_a_request_given_up_takes_nothing_from_others():
+    team = Team()
+    team.send(0, KEYS[0])
+    team.send(0, KEYS[0])
+    given_up = team.open.pop(0)
+    team.answer("hit or miss")
+    team.open.append(given_up)
+    team.answer("fails")
+    team.check()
+    assert key_point(KEYS[0]) in {point for _, point in team.holders(1)}

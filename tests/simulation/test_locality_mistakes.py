@@ -62,9 +62,9 @@ class Scored(Locality):
         is_trusted = self.learning.is_trusted
         for each in candidates:
             forecast = self.forecast(each, facts, now=now)
-            score, terms = forecast.score_s(is_trusted), forecast.terms
-            if pick is None or score < pick[1]:
-                pick = (each, score, terms.wait_s, terms.transfer_s, terms.service_s)
+            score, terms, overloaded = forecast.score_s(is_trusted), forecast.terms, forecast.is_overloaded
+            if pick is None or (overloaded, score) < (pick[5], pick[1]):
+                pick = (each, score, terms.wait_s, terms.transfer_s, terms.service_s, overloaded)
         return pick
 
 
