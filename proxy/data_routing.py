@@ -19,6 +19,7 @@ from proxy.endpoint import Endpoint
 from proxy.model import RequestFacts
 from proxy.policy.data_reply import DataReply
 from proxy.policy.hashring import HashRing, key_point
+from proxy.policy.ignored import Ignored
 from proxy.policy.locality import Locality
 from proxy.policy.news import GONE, LOST, News
 from proxy.policy.outlook import Why
@@ -35,6 +36,7 @@ from proxy.scoreboard import (
     E_WORK_US,
     K_DATA_KEYS,
     K_ERROR_US,
+    K_IGNORED,
     K_PLAIN_ERROR_US,
     K_PREDICTIONS,
     K_SHADOW_DIFFERS,
@@ -56,7 +58,8 @@ ERROR_STATUS = 400
 MOST_SAVED_S = 60.0
 
 _US = 1_000_000
-_ERROR_WORDS = (K_PREDICTIONS, K_ERROR_US, K_PLAIN_ERROR_US)
+_TOO_MANY_TYPES = K_IGNORED + list(Ignored).index(Ignored.TOO_MANY_TYPES)
+_LEARNED_WORDS = (K_PREDICTIONS, K_ERROR_US, K_PLAIN_ERROR_US, _TOO_MANY_TYPES)
 
 
 class DataRouting:
@@ -77,8 +80,8 @@ class DataRouting:
         self._given: dict[int, tuple[int, int, float]] = {}
         """By endpoint's slot, what the configuration says of it: slots, bytes of its cache, bandwidth."""
         self._slots: list[int] = []
-        self._counted = (0, 0, 0)
-        """What learning said of errors when it was last looked at."""
+        self._counted = (0, 0, 0, 0)
+        """What learning said for `_LEARNED_WORDS` when it was last looked at."""
         self._has_shadow = False
         self._shadow: Picker[Endpoint] | None = None
 
@@ -139,8 +142,9 @@ class DataRouting:
         self._row[K_DATA_KEYS] = len(self.locality.residency)
         learning = self.locality.learning
         self._row[K_UNTRUSTED] = not learning.is_trusted
-        counted = learning.judged, int(learning.errors_s * _US), int(learning.plain_errors_s * _US)
-        for word, count, before in zip(_ERROR_WORDS, counted, self._counted, strict=True):
+        errors_us, plain_errors_us = int(learning.errors_s * _US), int(learning.plain_errors_s * _US)
+        counted = learning.judged, errors_us, plain_errors_us, learning.forgotten_types
+        for word, count, before in zip(_LEARNED_WORDS, counted, self._counted, strict=True):
             self._row[word] += count - before
         self._counted = counted
         return 2 * len(known) * len(self._slots)
@@ -250,10 +254,7 @@ class DataRouting:
                 site.holdings.drop(found)
                 self.news.tell(found.point, endpoint.spec.slot, GONE)
         self._row[K_DATA_KEYS] = len(locality.residency)
-        self.on_report(endpoint.spec.slot, said.slots, said.cache_bytes)
-        if said.bandwidth_bytes_per_s:
-            site.s_per_byte = 1.0 / said.bandwidth_bytes_per_s
-            site.is_speed_given = True
+        self.on_report(endpoint.spec.slot, said.slots, said.cache_bytes, said.bandwidth_bytes_per_s)
 
     def _on_named(self, site: Site, point: int, size: int) -> bool:
         """The endpoint itself says that it holds the key at `point`, of `size` bytes; 0 = it does not say. False when
@@ -302,10 +303,15 @@ class DataRouting:
                 self._hold(endpoint.site, key)
         self._row[K_DATA_KEYS] = len(residency)
 
-    def on_report(self, slot: int, slots: int, cache_bytes: int) -> None:
-        """The endpoint in `slot` says how many requests it works on at once, and what it can hold; 0 = it does not."""
+    def on_report(self, slot: int, slots: int, cache_bytes: int, bandwidth_bytes_per_s: float) -> None:
+        """The endpoint in `slot` says how many requests it works on at once, what it can hold, and how fast it gets
+        data; 0 = it does not."""
         endpoint = self._by_slot.get(slot)
-        if endpoint is not None and slots:
+        if endpoint is None:
+            return
+        if slots:
             endpoint.site.pace.limit(slots)
-        if endpoint is not None and cache_bytes:
+        if cache_bytes:
             endpoint.site.holdings.limit(cache_bytes)
+        if bandwidth_bytes_per_s:
+            endpoint.site.hear_speed(bandwidth_bytes_per_s)

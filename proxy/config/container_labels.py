@@ -9,7 +9,7 @@ from proxy.config.schema import Endpoint
 from proxy.config.values import Plain
 from proxy.model import TcpAddress
 
-LABELS = {f"homeport.{key}": key for key in ("weight", "tags", "zone", "slots", "cache")}
+LABELS = {f"homeport.{key}": key for key in ("weight", "tags", "zone", "slots", "cache", "bandwidth")}
 """Labels, and the keys of an endpoint that they stand for."""
 
 

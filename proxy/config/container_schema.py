@@ -172,8 +172,8 @@ class Container(Section):
     health_check: ContainerHealthCheck | None = None
     """The engine's own check. Default none: the image's."""
     labels: dict[Label, Text] = Field(default_factory=dict)
-    """Labels; `homeport.weight`, `.tags`, `.zone`, `.slots` and `.cache` say of the endpoint what those keys of an
-    endpoint say. Default none."""
+    """Labels; `homeport.weight`, `.tags`, `.zone`, `.slots`, `.cache` and `.bandwidth` say of the endpoint what those
+    keys of an endpoint say. Default none."""
     user: User = ""
     """`user[:group]`, by name or number. Default the image's."""
     read_only: Flag = False

@@ -24,8 +24,8 @@ ServicePort = Annotated[int, integer(1, 65535)]
 
 class DockerDiscovery(Section):
     """Running containers with certain labels, wherever they came from: Docker Compose, `docker run`, or the scaler.
-    Labels `homeport.port`, `.weight`, `.tags`, `.zone`, `.slots` and `.cache` of a container say what those keys of an
-    endpoint say."""
+    Labels `homeport.port`, `.weight`, `.tags`, `.zone`, `.slots`, `.cache` and `.bandwidth` of a container say what
+    those keys of an endpoint say."""
 
     labels: dict[SelectedLabel, Text] = Field(default_factory=dict)
     """Labels that a container must have, all of them; an empty value is any. Default `homeport.cluster` with the

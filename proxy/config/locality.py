@@ -12,7 +12,7 @@ def locality_params(section: Locality) -> LocalityParams:
         slots=section.slots,
         cache_bytes=section.cache,
         bandwidth_bytes_per_s=float(section.bandwidth),
-        sizes=tuple((short_key(key.encode()), size) for key, size in section.sizes.items() if size),
+        sizes=tuple((short_key(key.encode()), size) for key, size in section.sizes.items()),
         zone_distance_s=tuple(section.zones.items()),
         max_keys=section.max_keys,
         max_load_percent=section.max_load_percent,

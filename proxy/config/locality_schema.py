@@ -168,9 +168,9 @@ class RouteLocality(Section):
 
 class Residency(Section):
     """Endpoints are asked which data they hold, by a GET that is answered with 200 and at most 16 MiB of JSON:
-    `{"resident": [{"key": "customers", "bytes": 1048576}, "orders"], "complete": true, "slots": 4, "cache_bytes": N}`.
-    All but `resident` may be left out, and `resident` alone, a list, is an answer too. Of what is not in a list that
-    says nothing of `complete`, or true, the endpoint is believed to hold nothing."""
+    `{"resident": [{"key": "customers", "bytes": 1048576}, "orders"], "complete": true, "slots": 4, "cache_bytes": N,
+    "bandwidth": N}`. All but `resident` may be left out, and `resident` alone, a list, is an answer too. Of what is not
+    in a list that says nothing of `complete`, or true, the endpoint is believed to hold nothing."""
 
     path: PlainPath
     """What is asked for, such as /residency. Required."""
@@ -205,8 +205,8 @@ class Locality(Section):
     """Bytes of data that an endpoint holds. Default 0 = learned."""
     slots: Count = 0
     """Requests that an endpoint works on at once, while others wait in it. Default 0 = learned."""
-    sizes: dict[DataKey, Size] = Field(default_factory=dict)
-    """Bytes of data by key: `{customers: 10MiB}`. Default none: learned."""
+    sizes: dict[DataKey, Annotated[int, size(1)]] = Field(default_factory=dict)
+    """Bytes of data by key, 1B or more: `{customers: 10MiB}`. Default none: learned."""
     zones: dict[Name, Duration] = Field(default_factory=dict)
     """How far the endpoints of a zone are away, as time: `{us-east-1b: 2ms}`. Default none: all are near."""
     max_keys: Positive = 50_000

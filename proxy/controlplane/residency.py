@@ -23,10 +23,11 @@ from proxy.policy.news import messages, parse_news
 from proxy.scoreboard import E_CACHE_BYTES, Scoreboard
 from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
 
-Report = tuple[int, int, int]
-"""Slot of an endpoint, requests that it works on at once, bytes of its cache; 0 = it does not say."""
+Report = tuple[int, int, int, int]
+"""Slot of an endpoint, requests that it works on at once, bytes of its cache, bytes a second at which it gets data; 0 =
+it does not say."""
 
-NO_REPORT = (0, 0)
+NO_REPORT = (0, 0, 0)
 
 CACHES_S = 1.0
 """Seconds between two looks at how large workers believe the caches of a cluster's endpoints to be."""
@@ -154,7 +155,7 @@ class _Cluster:
     def on_report(self, slot: int, said: ResidencyList) -> list[Report]:
         """What workers are to be told of the endpoint in `slot`."""
         endpoint = self._endpoints.get(slot)
-        report = said.slots, said.cache_bytes
+        report = said.slots, said.cache_bytes, said.bandwidth_bytes_per_s
         if endpoint is None or report in (NO_REPORT, endpoint.report):
             return []
         endpoint.report = report
@@ -179,7 +180,7 @@ class _Endpoint:
         self.cache_bytes = 0
         """As last believed; 0 = no end of it is known."""
         self.report = NO_REPORT
-        """Slots and bytes of its cache, as it last said itself."""
+        """What it last said of itself: a `Report` without the slot."""
 
 
 def _told(cluster_slot: int, reports: list[Report]) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """What an endpoint says it holds, when it is asked.
 
     {"resident": [{"key": "customers", "bytes": 1048576}, "orders"],
-     "complete": true, "slots": 4, "cache_bytes": 1073741824}
+     "complete": true, "slots": 4, "cache_bytes": 1073741824, "bandwidth": 125000000}
 
 All but `resident` may be left out, as may `bytes`; the list of `resident` alone is an answer too. What is not in a
 `complete` list is not there. Keys are as requests have them. An endpoint may be wrong, or lie: members of the list that
@@ -34,8 +34,9 @@ class ResidencyList:
     is_complete: bool = True
     """It holds nothing else."""
     slots: int = 0
-    """0 = it does not say, as for the next."""
+    """0 = it does not say, as for the next two."""
     cache_bytes: int = 0
+    bandwidth_bytes_per_s: int = 0
 
 
 def parse_list(body: bytes, max_keys: int) -> ResidencyList:
@@ -62,6 +63,7 @@ def parse_list(body: bytes, max_keys: int) -> ResidencyList:
         is_complete,
         _number(document.get("slots"), MAX_SLOTS),
         _number(document.get("cache_bytes"), MAX_SIZE_BYTES),
+        _number(document.get("bandwidth"), MAX_SIZE_BYTES),
     )
 
 

@@ -13,6 +13,8 @@ class Ignored(Enum):
     SIZE = "size"
     TAG = "tag"
     TYPE = "processing_type"
+    TOO_MANY_TYPES = "too_many_processing_types"
+    """What was learned of the one unused for longest is forgotten for another."""
     BODY = "body"
     """It is no JSON, or what is in its place is no key."""
     BODY_TOO_LARGE = "body_too_large"

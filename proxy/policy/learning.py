@@ -4,14 +4,15 @@ foretold is worth anything.
 Sizes and speeds are learned from the same times. A miss that had its slot for as long as a hit, and a transfer more,
 says how many bytes came at the speed that is believed of its endpoint, and how fast its endpoint is if the size is
 believed. Each moves a little, so that what many endpoints say of one key ends up in its size, and what many keys say of
-one endpoint in its speed. Sizes that somebody gives are not touched; while nobody gives any, they are made up: the
-typical speed is held at `site.FIRST_BANDWIDTH`, and only ratios matter.
+one endpoint in its speed. Sizes and speeds that somebody gives are not touched, unless they cannot be; while nobody
+gives any, they are made up: the typical speed is held at `site.FIRST_BANDWIDTH`, and only ratios matter.
 
 Predictions are judged by a model that knows nothing of data: that every request takes the mean time. When they are
 worse than that, as with keys that mean nothing or services that lie, data are left out of choices until they are better
 again. Waits are left out of both, because under overload they are large whatever one believes of data.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from statistics import median
 
@@ -36,7 +37,7 @@ MOST_WRONG = 1000.0
 FIRST_BYTES = FIRST_TRANSFER_S * FIRST_BANDWIDTH
 # Transfers after which the typical speed is brought back to where it was.
 LEVEL_EVERY = 64
-# Processing types that are told apart; others count as none.
+# Processing types that are told apart, those of the latest answers.
 MOST_CLASSES = 64
 # A processing type takes no less than this part of the others' time.
 LEAST_CLASS = 1e-3
@@ -56,8 +57,8 @@ class Learning:
     """Of one cluster."""
 
     __slots__ = (
-        "_classes", "_is_given", "_misses", "_residency", "error_s", "errors_s", "is_trusted", "judged",
-        "plain_error_s", "plain_errors_s", "plain_s", "sites", "typical_bytes",
+        "_classes", "_is_given", "_misses", "_residency", "error_s", "errors_s", "forgotten_types", "is_trusted",
+        "judged", "plain_error_s", "plain_errors_s", "plain_s", "sites", "typical_bytes",
     )  # fmt: skip
 
     def __init__(self, residency: Residency) -> None:
@@ -79,7 +80,10 @@ class Learning:
         self.plain_s = 0.0
         """Mean time with a slot."""
         self._residency = residency
-        self._classes: dict[bytes, float] = {}
+        self._classes: OrderedDict[bytes, float] = OrderedDict()
+        """How many times longer than others each processing type takes, the one unused for longest first."""
+        self.forgotten_types = 0
+        """How often one had to go for another."""
         self._misses = 0
         self._is_given = False
         """The size of some that were missing since speeds were last brought back."""
@@ -149,9 +153,11 @@ class Learning:
     def _class_ratio(self, placement: Placement, worked_s: float) -> float:
         """How many times longer than others requests of this processing type take."""
         site, work_class = placement.site, placement.work_class
-        if work_class not in self._classes:
+        if work_class in self._classes:
+            self._classes.move_to_end(work_class)
+        else:
             if len(self._classes) >= MOST_CLASSES:
-                return 1.0
+                self._forget_type()
             self._classes[work_class] = 1.0
         # What it takes elsewhere is the best first guess.
         known = site.classes.get(work_class, self._classes[work_class])
@@ -161,6 +167,13 @@ class Learning:
             self._classes[work_class] += CLASS_WEIGHT * (seen - self._classes[work_class])
         site.classes[work_class] = max(known, LEAST_CLASS)
         return site.classes[work_class]
+
+    def _forget_type(self) -> None:
+        """Make room for another processing type."""
+        gone, _ = self._classes.popitem(last=False)
+        for site in self.sites:
+            site.classes.pop(gone, None)
+        self.forgotten_types += 1
 
     def _on_miss(self, placement: Placement, worked_s: float) -> None:
         site, waited = placement.site, placement.has_waited
@@ -175,7 +188,10 @@ class Learning:
         for key in keys:
             if key.is_given and self._is_lie(key.size_bytes, share):
                 key.is_given, key.samples, waited = False, 0, False
-        if not waited and not site.is_speed_given and all([key.samples or key.is_given for key in keys]):
+        is_sized = all([key.samples or key.is_given for key in keys])
+        if site.is_speed_said and site.is_doubtful(share, MOST_RATIO if is_sized else MOST_WRONG, is_sized):
+            return
+        if not waited and not site.is_speed_given and is_sized:
             ratio = min(max(transfer_s / (size * site.s_per_byte), 1.0 / MOST_RATIO), MOST_RATIO)
             site.transfers += 1
             site.s_per_byte *= 1.0 + max(SPEED_WEIGHT, 1.0 / (site.transfers + 1)) * (ratio - 1.0)

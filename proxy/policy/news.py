@@ -4,8 +4,8 @@
 
 CLUSTER and ENDPOINT are slots of the scoreboard, POINT is the key's (`hashring.key_point`), and SIZE its bytes: 0 = not
 known, `GONE` = it is not there, `LOST` = nothing is there any more, whatever the point. `"given": 1` is added to what
-endpoints said themselves; control may add `"reports": [[ENDPOINT, SLOTS, CACHE_BYTES], …]`, what they say of themselves
-(0 = nothing).
+endpoints said themselves; control may add `"reports": [[ENDPOINT, SLOTS, CACHE_BYTES, BANDWIDTH], …]`, what they say of
+themselves (0 = nothing).
 """
 
 from collections.abc import Iterator, Mapping, Sequence

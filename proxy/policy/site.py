@@ -20,6 +20,8 @@ FAILURE_WEIGHT = 0.3
 SUCCESS_WEIGHT = 0.1
 FAILURE_DECAY_S = 10.0
 LEAST_SUCCESS = 0.05
+# Transfers in a row that deny what an endpoint says of its speed, from which on it is not believed.
+MOST_DOUBTS = 8
 # Odds of failure that are as good as none.
 FORGIVEN = 0.001
 
@@ -43,8 +45,9 @@ class Site:
     """One endpoint."""
 
     __slots__ = (
-        "_done", "_failing", "_failing_at", "_line", "_open", "_others_ended", "_others_work_s", "classes",
-        "distance_s", "holdings", "is_speed_given", "learn_at", "pace", "s_per_byte", "tags", "transfers", "work_s",
+        "_done", "_doubts", "_failing", "_failing_at", "_line", "_open", "_others_ended", "_others_work_s", "classes",
+        "distance_s", "holdings", "is_speed_given", "is_speed_said", "learn_at", "pace", "s_per_byte", "tags",
+        "transfers", "work_s",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -55,6 +58,9 @@ class Site:
         self.s_per_byte = 1.0 / FIRST_BANDWIDTH
         """How fast it gets data that it does not hold."""
         self.is_speed_given = False
+        self.is_speed_said = False
+        """It was given by the endpoint itself."""
+        self._doubts = 0
         self.learn_at = 0.0
         """Until then (monotonic) answers that are as expected teach nothing new."""
         self.transfers = 0
@@ -82,6 +88,28 @@ class Site:
         if bandwidth_bytes_per_s:
             self.s_per_byte = 1.0 / bandwidth_bytes_per_s
         self.is_speed_given = bandwidth_bytes_per_s > 0
+        self.is_speed_said = False
+
+    def hear_speed(self, bandwidth_bytes_per_s: float) -> None:
+        """The endpoint itself says, with a number > 0, how fast it gets data. That counts until it says something else,
+        or transfers deny it."""
+        if self._doubts < MOST_DOUBTS:
+            self.s_per_byte = 1.0 / bandwidth_bytes_per_s
+            self.is_speed_given = self.is_speed_said = True
+
+    def is_doubtful(self, share: float, most: float, is_sized: bool) -> bool:
+        """Whether a transfer that took `share` times as long as it should denies the speed that the endpoint says; what
+        is more than `most` times off does. After `MOST_DOUBTS` in a row, not counting those of which nobody knows the
+        size (`is_sized` = somebody does), it is learned whatever the endpoint says."""
+        if 1.0 / most <= share <= most:
+            self._doubts = 0 if is_sized else self._doubts
+            return False
+        self._doubts += 1
+        if self._doubts >= MOST_DOUBTS:
+            self.s_per_byte = 1.0 / FIRST_BANDWIDTH
+            self.transfers = 0
+            self.is_speed_given = self.is_speed_said = False
+        return True
 
     def service_s(self, work_class: bytes) -> float:
         """Seconds of work for a request of `work_class`."""

@@ -85,7 +85,7 @@ def test_what_is_known_of_a_cluster():
             "  bandwidth: 200MiB",
             "  cache: 2GiB",
             "  slots: 4",
-            f"  sizes: {{a: 10MiB, {long}: 1KiB, b: 0}}",
+            f"  sizes: {{a: 10MiB, {long}: 1KiB}}",
             "  zones: {east: 2ms}",
             "  max_keys: 7",
             "  max_load_percent: 150",
@@ -234,6 +234,8 @@ def test_a_route_whose_cluster_does_not_look_at_it():
          " '..' segments, '?' or '#'"),
         ([AWARE, "locality: {residency: {path: /r, interval: §10ms}}"], "clusters[0].locality.residency.interval:"
          " is too short, got '10ms', expected at least 1s"),
+        ([AWARE, "locality: {sizes: {k: §0}}"], "clusters[0].locality.sizes.k: is out of range, got 0, expected 1B"
+         " to 1024TiB"),
         ([AWARE, 'locality: {sizes: {§"a\\tb": 1KiB}}'], "clusters[0].locality.sizes.a\\tb: is not a data key, got"
          " 'a\\tb', expected 1 to 1024 bytes without control characters"),
     ],

@@ -91,6 +91,7 @@ def test_a_container_is_an_endpoint_for_as_long_as_it_runs():
     async def main(world):
         labels = (("homeport.cluster", "etl"), ("homeport.tags", "gpu, eu"), ("homeport.weight", "3"))
         labels += (("homeport.zone", "z1"), ("homeport.slots", "4"), ("homeport.cache", "2GiB"))
+        labels += (("homeport.bandwidth", "100MiB"),)
         await world.tell(Listed((replace(ONE, labels=labels),)))
         spec = world.found["etl-1"]
         assert (spec.id, spec.address, spec.instance, spec.source) == (
@@ -100,7 +101,7 @@ def test_a_container_is_an_endpoint_for_as_long_as_it_runs():
             "docker",
         )
         assert (spec.weight, spec.tags, spec.zone, spec.slots) == (3, {"gpu", "eu"}, "z1", 4)
-        assert spec.cache_bytes == 2 << 30
+        assert (spec.cache_bytes, spec.bandwidth_bytes_per_s) == (2 << 30, 100 << 20)
         await world.tell(Changed(TWO))
         assert list(world.found) == ["etl-1", "etl-2"]
         await world.tell(Died(ONE.id))

@@ -23,10 +23,11 @@ def test_all_that_can_be_said():
         "resident": [{"key": "a", "bytes": 7}, {"key": "b"}, "c"],
         "slots": 4,
         "cache_bytes": 2**30,
+        "bandwidth": 5_000_000,
         "complete": False,
         "more": 1,
     }
-    assert parse(document) == ResidencyList(at(a=7, b=0, c=0), False, 4, 2**30)
+    assert parse(document) == ResidencyList(at(a=7, b=0, c=0), False, 4, 2**30, 5_000_000)
 
 
 def test_a_plain_list():
@@ -47,7 +48,7 @@ def test_what_makes_no_sense_is_left_out():
     members += [{"key": f"k{index}", "bytes": size} for index, size in enumerate(sizes)]
     found = parse({"resident": members, "slots": -1, "cache_bytes": "1GiB"})
     assert found == ResidencyList({key_point(f"k{index}".encode()): 0 for index in range(len(sizes))})
-    assert parse({"resident": [], "slots": 65_537, "cache_bytes": True}) == ResidencyList({})
+    assert parse({"resident": [], "slots": 65_537, "cache_bytes": True, "bandwidth": -1}) == ResidencyList({})
     assert not parse({"resident": [], "complete": "yes"}).is_complete
     assert not parse({"resident": [], "complete": None}).is_complete
 

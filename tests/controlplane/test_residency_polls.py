@@ -102,9 +102,14 @@ def test_what_is_new_is_told(service):
 
     async def main():
         world.serve()
-        service.residency = {"resident": [{"key": "a", "bytes": 7}, "b"], "slots": 4, "cache_bytes": 1000}
+        service.residency = {
+            "resident": [{"key": "a", "bytes": 7}, "b"],
+            "slots": 4,
+            "cache_bytes": 1000,
+            "bandwidth": 5000,
+        }
         await world.asked(1)
-        report = {"data": CLUSTER, "news": [], "reports": [(SLOT, 4, 1000)]}
+        report = {"data": CLUSTER, "news": [], "reports": [(SLOT, 4, 1000, 5000)]}
         assert world.told() == [report, news(("a", 7), ("b", 0))]
         await world.asked(2)
         assert world.told() == []
@@ -118,8 +123,8 @@ def test_what_is_new_is_told(service):
         world.residencies.take_question({"data?": 1, "cluster": CLUSTER})
         await world.clock.advance(0.1)
         await world.clock.advance(0.1)
-        assert [body["news"] for body in world.sent[1]] == [[], [(K["b"], SLOT, 0), (K["c"], SLOT, 0)]]
-        assert world.sent[1][0]["reports"] == [(SLOT, 4, 0)] and world.sent[0] == []
+        assert [body["news"] for body in world.sent[1]] == [[], [(K["c"], SLOT, 0), (K["b"], SLOT, 0)]]
+        assert world.sent[1][0]["reports"] == [(SLOT, 4, 0, 0)] and world.sent[0] == []
 
     run(world, main)
 
@@ -195,12 +200,12 @@ def test_what_the_configuration_says_is_followed_by_the_endpoints_own_word(servi
         world.serve()
         service.residency = {"resident": [], "slots": 4}
         await world.asked(1)
-        assert [body["reports"] for body in world.told()] == [[(SLOT, 4, 0)]]
+        assert [body["reports"] for body in world.told()] == [[(SLOT, 4, 0, 0)]]
         world.serve()
         await world.asked(2)
         assert world.told() == []
         world.serve(locality=LocalityParams(max_keys=100, slots=9))
         await world.asked(3)
-        assert [body["reports"] for body in world.told()] == [[(SLOT, 4, 0)]]
+        assert [body["reports"] for body in world.told()] == [[(SLOT, 4, 0, 0)]]
 
     run(world, main)

@@ -469,6 +469,41 @@ def test_types_are_bounded(world):
     for number in range(3 * MOST_CLASSES):
         world.answer(world.place(work_class=b"%d" % number), WORK_S)
     assert len(world.learning._classes) == len(world.sites[0].classes) == MOST_CLASSES
+    assert world.learning.forgotten_types == 2 * MOST_CLASSES
+
+
+def test_invented_types_take_nothing_from_those_in_use(world):
+    for number in range(3 * MOST_CLASSES):
+        world.answer(world.place(work_class=b"%d" % number), WORK_S)
+        if number % 20 == 0:
+            world.answer(world.place(work_class=b"slow"), 10 * WORK_S)
+    assert world.sites[0].classes[b"slow"] > 3.0
+
+
+@pytest.mark.parametrize("said", [1.0, 2.0**50])
+@pytest.mark.parametrize("samples", [0, 5])
+def test_a_speed_that_is_a_lie_is_learned(world, said, samples):
+    """Transfers of 100 ms, of 10 MB each: 100 MB/s."""
+    site = world.sites[0]
+    site.hear_speed(said)
+    for point in range(40):
+        site.hear_speed(said)
+        key = world.key(point, samples=samples)
+        world.answer(world.place(key), WORK_S + 0.1, False)
+        assert 1e6 < key.size_bytes < 1e8
+    assert not site.is_speed_given
+    assert site.s_per_byte == pytest.approx(1 / FIRST_BANDWIDTH)
+    assert world.learning.typical_bytes == pytest.approx(10e6)
+
+
+def test_a_speed_that_is_about_true_stays_as_it_is_said(world):
+    site = world.sites[0]
+    site.hear_speed(3e8)
+    for point in range(40):
+        # One in three is far off, as when others take the network.
+        worked_s = 1.0 if point % 3 == 0 else 0.05
+        world.answer(world.place(world.key(point, samples=5)), WORK_S + worked_s, False)
+    assert site.is_speed_given and site.s_per_byte == 1 / 3e8
 
 
 def test_types_do_not_blur_the_slots():
