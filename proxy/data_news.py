@@ -73,7 +73,7 @@ class DataNews:
         # What is `LOST` is among the first: what endpoints named since then is there.
         for body in (
             *messages(self._cluster_slot, iter(seen)),
-            *messages(self._cluster_slot, iter(given), is_given=True),
+            *messages(self._cluster_slot, iter(given), given=1),
         ):
             for worker in workers:
                 posts.to_worker(worker, body)

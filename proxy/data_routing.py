@@ -12,7 +12,8 @@ A cluster may have a shadow: a second balancer that is asked once for each reque
 differs, the two are compared by the score that data locality gives them at that moment, in seconds.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from proxy.data_news import DataNews
 from proxy.endpoint import Endpoint
@@ -256,17 +257,24 @@ class DataRouting:
         self._row[K_DATA_KEYS] = len(locality.residency)
         self.on_report(endpoint.spec.slot, said.slots, said.cache_bytes, said.bandwidth_bytes_per_s)
 
-    def _on_named(self, site: Site, point: int, size: int) -> bool:
-        """The endpoint itself says that it holds the key at `point`, of `size` bytes; 0 = it does not say. False when
-        there is no room for another key."""
-        key = self.locality.residency.mentioned(point)
+    def _on_named(self, site: Site, point: int, size: int, most_bytes: int | None = None) -> bool:
+        """The endpoint itself says that it holds the key at `point`, of `size` bytes; 0 = it does not say. `most_bytes`
+        as for `on_news`. False when there is no room for another key."""
+        locality, holdings = self.locality, site.holdings
+        key = locality.residency.mentioned(point)
         if key is None:
             return False
         if size:
-            self.locality.hear_size(key, float(size))
-        if key in site.holdings.kept:
-            site.holdings.on_arrived(key)
-        else:
+            locality.hear_size(key, float(size))
+        elif most_bytes and not key.samples and not key.is_given:
+            guess = min(key.size_bytes or locality.learning.typical_bytes, float(most_bytes))
+            locality.residency.resize(key, guess)
+        if key in holdings.kept:
+            holdings.on_arrived(key)
+        # A list comes again and again: what of it seems to have no room drives out nothing else of it.
+        elif most_bytes is None or not holdings.would_evict(
+            key.size_bytes or locality.learning.typical_bytes
+        ):
             self._hold(site, key)
         return True
 
@@ -277,9 +285,30 @@ class DataRouting:
 
     # ------------------------------------------------------------------ what others tell
 
-    def on_news(self, news: Iterable[News], is_given: bool = False) -> None:
+    def on_message(self, body: Mapping[str, Any]) -> None:
+        """Another worker, or control, says something of the cluster's data; see `policy.news`."""
+        if "only" in body:
+            slot, low, high = body["only"]
+            self._drop_others(slot, low, high, {point for point, _, _ in body["news"]})
+        self.on_news(body["news"], "given" in body, body.get("listed"))
+        for report in body.get("reports", ()):
+            self.on_report(*report)
+
+    def _drop_others(self, slot: int, low: int, high: int, points: Collection[int]) -> None:
+        """The endpoint in `slot` holds nothing from `low` to `high` but `points`, and what requests of ours bring."""
+        endpoint = self._by_slot.get(slot)
+        if endpoint is None:
+            return
+        holdings = endpoint.site.holdings
+        arrived = [key for key, there_at in holdings.kept.items() if not there_at]
+        for key in arrived:
+            if low <= key.point <= high and key.point not in points:
+                holdings.drop(key)
+
+    def on_news(self, news: Iterable[News], is_given: bool = False, most_bytes: int | None = None) -> None:
         """Another worker placed, or saw gone, or was asked for what; or control tells what it knows. `is_given` = the
-        endpoints themselves say so."""
+        endpoints themselves say so; `most_bytes` of their lists, in which sizes that nobody knows are no larger, 0 =
+        who knows."""
         residency = self.locality.residency
         for point, slot, size in news:
             endpoint = self._by_slot.get(slot)
@@ -294,7 +323,7 @@ class DataRouting:
                 if found is not None and not holdings.kept.get(found):
                     holdings.drop(found)
             elif is_given:
-                self._on_named(endpoint.site, point, size)
+                self._on_named(endpoint.site, point, size, most_bytes)
             else:
                 key = residency.key(point)
                 if size and not key.is_given and not key.samples:

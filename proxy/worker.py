@@ -220,9 +220,7 @@ class Worker:
         if self._plane is not None:
             for cluster in self._plane.table.clusters.values():
                 if cluster.spec.slot == body["data"] and cluster.data is not None:
-                    cluster.data.on_news(body["news"], "given" in body)
-                    for report in body.get("reports", ()):
-                        cluster.data.on_report(*report)
+                    cluster.data.on_message(body)
 
     def on_asked_to_close(self, body: Mapping[str, Any]) -> None:
         """Another worker has a request for an endpoint to which there may be no further connection."""

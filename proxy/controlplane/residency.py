@@ -19,7 +19,7 @@ from proxy.mailbox import Posts
 from proxy.policy.balancer import goes_by_data
 from proxy.policy.locality import LocalityParams
 from proxy.policy.mirror import Mirror
-from proxy.policy.news import messages, parse_news
+from proxy.policy.news import NEWS_AT_ONCE, list_messages, messages, parse_news
 from proxy.scoreboard import E_CACHE_BYTES, Scoreboard
 from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
 
@@ -28,6 +28,10 @@ Report = tuple[int, int, int, int]
 it does not say."""
 
 NO_REPORT = (0, 0, 0)
+
+WHOLE_S = 0.25
+"""Seconds that a message with a part of a list keeps a cluster from telling the next list whole: a full one takes each
+worker 2 to 3 ms to take in."""
 
 CACHES_S = 1.0
 """Seconds between two looks at how large workers believe the caches of a cluster's endpoints to be."""
@@ -97,14 +101,20 @@ class Residencies:
         return True
 
     def on_list(self, cluster_slot: int, endpoint_slot: int, said: ResidencyList) -> None:
-        """An endpoint says what it holds: what is new in that is news for all workers."""
+        """An endpoint says what it holds. Workers are told all of it, if that is not too much, as they may have let go
+        of what they were told before; else what is new in it."""
         cluster = self._clusters.get(cluster_slot)
         if cluster is None:
             return
         reports = cluster.on_report(endpoint_slot, said)
         news = cluster.mirror.on_list(endpoint_slot, said.resident, said.is_complete)
+        most_bytes = cluster.most_bytes(endpoint_slot, said)
+        is_whole = said.is_complete and cluster.may_tell(len(said.resident), now=self._clock.monotonic())
         for worker in self._rounds.workers():
-            told = messages(cluster_slot, iter(news), is_given=True)
+            if is_whole:
+                told = list_messages(cluster_slot, endpoint_slot, said.resident, most_bytes)
+            else:
+                told = messages(cluster_slot, iter(news), given=1, listed=most_bytes)
             self._rounds.send(worker, chain(_told(cluster_slot, reports), told))
 
     def cost_of_losing(self, endpoint_slot: int, staying: Collection[int] | None = None) -> float:
@@ -117,14 +127,14 @@ class Residencies:
 class _Cluster:
     """One of them."""
 
-    __slots__ = ("_endpoints", "_look_at", "mirror", "name")
+    __slots__ = ("_endpoints", "_look_at", "_tell_at", "mirror", "name")
 
     def __init__(self, spec: ClusterSpec) -> None:
         self.name = spec.name
         self.mirror = Mirror(spec.locality.max_keys)
         self._endpoints: dict[int, _Endpoint] = {}
         """By slot."""
-        self._look_at = 0.0
+        self._look_at = self._tell_at = 0.0
 
     def update(self, spec: ClusterSpec) -> None:
         """Go on with what a snapshot says."""
@@ -163,6 +173,18 @@ class _Cluster:
             endpoint.cache_bytes = said.cache_bytes
             self.mirror.limit(slot, said.cache_bytes)
         return [(slot, *report)]
+
+    def most_bytes(self, slot: int, said: ResidencyList) -> int:
+        """See `ResidencyList.most_bytes`."""
+        endpoint = self._endpoints.get(slot)
+        return said.most_bytes(endpoint.cache_bytes) if endpoint is not None else 0
+
+    def may_tell(self, count: int, *, now: float) -> bool:
+        """Whether a list of `count` keys may be told whole. If so, it is."""
+        if now < self._tell_at:
+            return False
+        self._tell_at = now + WHOLE_S * (1 + count // NEWS_AT_ONCE)
+        return True
 
     def reports(self) -> list[Report]:
         """What all endpoints last said of themselves."""

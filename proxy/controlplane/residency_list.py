@@ -38,6 +38,14 @@ class ResidencyList:
     cache_bytes: int = 0
     bandwidth_bytes_per_s: int = 0
 
+    def most_bytes(self, cache_bytes: int) -> int:
+        """What those keys have at most on average of which it does not say how many bytes, or a cache of `cache_bytes`
+        would not hold them; 0 = who knows."""
+        count = sum([not size for size in self.resident.values()])
+        if not count or not cache_bytes:
+            return 0
+        return max((cache_bytes - sum(self.resident.values())) // count, 1)
+
 
 def parse_list(body: bytes, max_keys: int) -> ResidencyList:
     """The list in `body`; its first `max_keys` keys are taken, and it is not complete if it has more. Raises

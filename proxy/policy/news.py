@@ -3,9 +3,14 @@
     {"data": CLUSTER, "news": [[POINT, ENDPOINT, SIZE], …]}
 
 CLUSTER and ENDPOINT are slots of the scoreboard, POINT is the key's (`hashring.key_point`), and SIZE its bytes: 0 = not
-known, `GONE` = it is not there, `LOST` = nothing is there any more, whatever the point. `"given": 1` is added to what
-endpoints said themselves; control may add `"reports": [[ENDPOINT, SLOTS, CACHE_BYTES, BANDWIDTH], …]`, what they say of
-themselves (0 = nothing).
+known, `GONE` = it is not there, `LOST` = nothing is there any more, whatever the point. There may be more:
+
+    "given": 1                            endpoints said so themselves
+    "reports": [[ENDPOINT, SLOTS, CACHE_BYTES, BANDWIDTH], …]
+                                          what they say of themselves; 0 = nothing
+    "listed": MOST                        control asked for it; sizes that are not known are MOST bytes on average at
+                                          most, or the cache would not hold them all; 0 = who knows
+    "only": [ENDPOINT, LOW, HIGH]         of the points from LOW to HIGH nothing is there but what is in the news
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +52,20 @@ def _is_news(one: Any) -> bool:
     )
 
 
-def messages(cluster: int, news: Iterator[News], *, is_given: bool = False) -> Iterator[dict[str, Any]]:
-    """Messages with all of `news`, each made when it is asked for; `is_given` = endpoints gave the sizes."""
+def messages(cluster: int, news: Iterator[News], **more: Any) -> Iterator[dict[str, Any]]:
+    """Messages with all of `news`, each made when it is asked for; `more` is in each."""
     while some := list(islice(news, NEWS_AT_ONCE)):
-        yield {"data": cluster, "news": some, **({"given": 1} if is_given else {})}
+        yield {"data": cluster, "news": some, **more}
+
+
+def list_messages(
+    cluster: int, slot: int, resident: Mapping[int, int], most_bytes: int
+) -> Iterator[dict[str, Any]]:
+    """Messages with all that the endpoint in `slot` holds, bytes by point; see above for `most_bytes`."""
+    points, low = sorted(resident), 0
+    for start in range(0, len(points) or 1, NEWS_AT_ONCE):
+        some = points[start : start + NEWS_AT_ONCE]
+        high = some[-1] if start + NEWS_AT_ONCE < len(points) else _MAX_POINT
+        news = [[point, slot, resident[point]] for point in some]
+        yield {"data": cluster, "news": news, "given": 1, "listed": most_bytes, "only": [slot, low, high]}
+        low = high + 1

@@ -16,7 +16,6 @@ from proxy.controlplane.residency import Residencies
 from proxy.model import TcpAddress
 from proxy.policy.hashring import key_point
 from proxy.policy.locality import LocalityParams
-from proxy.policy.news import GONE
 from proxy.scoreboard import S_STATE, SLOT_SERVING, X_RESIDENCY_ASKED, X_RESIDENCY_FAILED, Scoreboard
 from proxy.snapshot import ClusterSpec, EndpointSpec, ResidencySpec, Snapshot
 
@@ -93,8 +92,16 @@ def run(world, main):
         runner.run(asyncio.wait_for(whole(), LIMIT_S))
 
 
-def news(*items):
-    return {"data": CLUSTER, "news": [(K[name], SLOT, size) for name, size in items], "given": 1}
+def listed(most_bytes, **sizes):
+    """What is told of a list that says all."""
+    news = sorted([K[name], SLOT, size] for name, size in sizes.items())
+    return {
+        "data": CLUSTER,
+        "news": news,
+        "given": 1,
+        "listed": most_bytes,
+        "only": [SLOT, 0, 2**64 - 1],
+    }
 
 
 def test_what_is_new_is_told(service):
@@ -110,12 +117,12 @@ def test_what_is_new_is_told(service):
         }
         await world.asked(1)
         report = {"data": CLUSTER, "news": [], "reports": [(SLOT, 4, 1000, 5000)]}
-        assert world.told() == [report, news(("a", 7), ("b", 0))]
+        assert world.told() == [report, listed(993, a=7, b=0)]
         await world.asked(2)
-        assert world.told() == []
+        assert world.told() == [listed(993, a=7, b=0)]
         service.residency = ["b", "c"]
         await world.asked(3)
-        assert world.told() == [news(("a", GONE), ("c", 0))]
+        assert world.told() == [listed(500, b=0, c=0)]
         # A worker that begins is told all of it.
         service.residency = {"resident": ["b"], "complete": False, "slots": 4}
         await world.asked(4)
@@ -147,7 +154,7 @@ def test_a_failure_changes_nothing_and_is_told_once(service, caplog):
         service.start()
         service.residency_status, service.residency = 200, ["a"]
         await world.asked(6)
-        assert world.told() == []
+        assert world.told() == [listed(0, a=0)]
         assert (world.row[X_RESIDENCY_ASKED], world.row[X_RESIDENCY_FAILED]) == (6, 4)
 
     run(world, main)
@@ -200,12 +207,12 @@ def test_what_the_configuration_says_is_followed_by_the_endpoints_own_word(servi
         world.serve()
         service.residency = {"resident": [], "slots": 4}
         await world.asked(1)
-        assert [body["reports"] for body in world.told()] == [[(SLOT, 4, 0, 0)]]
+        assert [body.get("reports") for body in world.told()] == [[(SLOT, 4, 0, 0)], None]
         world.serve()
         await world.asked(2)
-        assert world.told() == []
+        assert world.told() == [listed(0)]
         world.serve(locality=LocalityParams(max_keys=100, slots=9))
         await world.asked(3)
-        assert [body["reports"] for body in world.told()] == [[(SLOT, 4, 0, 0)]]
+        assert [body.get("reports") for body in world.told()] == [[(SLOT, 4, 0, 0)], None]
 
     run(world, main)

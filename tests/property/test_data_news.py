@@ -4,13 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fleet import Fleet, World, cluster, endpoint
 
+from proxy.controlplane.residency_list import ResidencyList
 from proxy.data_news import NEWS_S
 from proxy.model import Outcome, RequestFacts
 from proxy.policy.data_reply import DataReply
 from proxy.policy.hashring import key_point, ring_points
 from proxy.policy.locality import LocalityParams
 from proxy.policy.mirror import Mirror
-from proxy.policy.news import parse_news
+from proxy.policy.news import list_messages, parse_news
 from proxy.policy.residency import LOST_AFTER
 
 KEYS = [b"k%d" % number for number in range(6)]
@@ -219,3 +220,46 @@ def test_a_request_given_up_takes_nothing_from_others():
     team.answer("fails")
     team.check()
     assert key_point(KEYS[0]) in {point for _, point in team.holders(1)}
+
+
+def poll(team, slot, said):
+    """Control asked the endpoint in `slot`, which answered with a complete list; the workers are told."""
+    most_bytes = said.most_bytes(said.cache_bytes)
+    for fleet in team.workers:
+        data = fleet.clusters["c"].data
+        data.on_report(slot, 0, said.cache_bytes, 0)
+        for body in list_messages(fleet.clusters["c"].spec.slot, slot, said.resident, most_bytes):
+            fleet.on_news(body)
+
+
+def points_at(team, worker, slot):
+    return {point for one, point in team.holders(worker) if one == slot}
+
+
+def test_a_list_without_sizes_is_believed_whole():
+    """1000 keys in 1 GiB have 1 MiB each: none is driven out by a guess of 10 MB."""
+    team = Team()
+    said = ResidencyList({key_point(b"l%d" % number): 0 for number in range(1000)}, cache_bytes=2**30)
+    for _ in range(2):
+        poll(team, 1, said)
+        for worker in range(2):
+            assert points_at(team, worker, 1) == set(said.resident)
+
+
+def test_a_list_corrects_what_workers_believe():
+    """What was let go of is told again; what is not in the list, though nobody told control of it, is dropped."""
+    team = Team()
+    said = ResidencyList({key_point(b"l%d" % number): 10 for number in range(3000)})
+    poll(team, 1, said)
+    data = team.workers[0].clusters["c"].data
+    site = data._by_slot[1].site
+    for key in list(site.holdings.kept)[::7]:
+        site.holdings.drop(key)
+    for number in range(50):
+        site.holdings.touch(data.locality.residency.key(key_point(b"stale%d" % number)), 0.0)
+    coming = data.locality.residency.key(key_point(b"coming"))
+    site.holdings.touch(coming, 9.0)
+    poll(team, 1, said)
+    assert points_at(team, 0, 1) == {*said.resident, coming.point}
+    poll(team, 1, ResidencyList({}))
+    assert points_at(team, 0, 1) == {coming.point} and not points_at(team, 1, 1)

@@ -144,4 +144,4 @@ class Fleet:
     def on_news(self, body):
         for one in self.clusters.values():
             if one.spec.slot == body["data"]:
-                one.data.on_news(body["news"], "given" in body)
+                one.data.on_message(body)
