@@ -11,6 +11,7 @@ hold a lock during a call, and measure with the wall clock."""
 
 import asyncio
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
@@ -85,6 +86,7 @@ def connect_api(options: EngineOptions, calls: int) -> Api:
         tls = docker.tls.TLSConfig(client_cert=pair, ca_cert=options.ca_file, verify=True)
     elif engine_host(options).startswith("tcp://"):
         tls = docker.utils.kwargs_from_env().get("tls", False)
+    _knock(options)
     api: Api = docker.APIClient(
         base_url=engine_host(options),
         version="auto",
@@ -93,6 +95,15 @@ def connect_api(options: EngineOptions, calls: int) -> Api:
         max_pool_size=calls,
     )
     return api
+
+
+def _knock(options: EngineOptions) -> None:
+    """Raise OSError when nobody listens at the engine's socket: the SDK would leave its own end of it open."""
+    scheme, _, path = engine_host(options).partition("://")
+    if scheme == "unix":
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(options.timeout_s)
+            sock.connect("/" + path.lstrip("/"))  # the SDK takes unix://var/run too
 
 
 class Engine:
