@@ -5,7 +5,8 @@ Map of the package, from the pure core outwards; imports point from the bottom o
     model errors snapshot   shared words, the error tree, the immutable picture that workers serve from
     clock tasks             the only access to time and to tasks
     policy/                 pure decisions: routes, pickers
-    scoreboard columns      gauges and counters in single-writer rows
+    scoreboard              gauges and counters in single-writer rows
+    columns answer_words    what answers are counted by, and where
     listener_counts         which of a worker's connections came by which listener
     mailbox listening       messages with descriptors between processes; listening sockets
     permits                 permits, connections and trials of endpoints, exact over all workers by kernel locks

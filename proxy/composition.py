@@ -122,17 +122,7 @@ class Control:
         self._discovery = Discovery(
             self._membership, self._engine, board, self.events, clock=clock, rng=rng, lookup=lookup
         )
-        self._scaling = Scaling(
-            board,
-            self.events,
-            self._membership,
-            lambda: self._engine.driver,
-            self._resilience.standings,
-            self.residencies,
-            lambda: self._snapshot,
-            clock=clock,
-            rng=rng,
-        )
+        self._scaling = self._new_scaling()
         self._drains = Drains(frozenset(legacy.drained_listeners), tuple(legacy.drained_endpoints))
         self._metrics = MetricsPage(board, lambda: self._snapshot, clock)
         self._admin = self._new_admin(config)
@@ -145,6 +135,19 @@ class Control:
         """Held while the parent answers; what takes longer comes before or after."""
         self.is_useless = asyncio.Event()
         """What it would publish reaches nobody: it should end."""
+
+    def _new_scaling(self) -> Scaling:
+        return Scaling(
+            self._board,
+            self.events,
+            self._membership,
+            lambda: self._engine.driver,
+            self._resilience.standings,
+            self.residencies,
+            lambda: self._snapshot,
+            clock=self._clock,
+            rng=self._rng,
+        )
 
     def __repr__(self) -> str:
         return f"Control({self._file!r}, generation {self._snapshot.generation if self._snapshot else 0})"

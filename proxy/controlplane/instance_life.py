@@ -160,3 +160,11 @@ class Life:
         self.phase, self.phase_at, self.reason = phase, now, reason
         self.quiet_at = None
         self.retry_at, self.failures, self.is_busy = now, 0, False
+
+
+def end_of(instance: Instance) -> str:
+    """How it ended, for people."""
+    how = (
+        "it was killed for its memory" if instance.oom_killed else f"it ended with code {instance.exit_code}"
+    )
+    return f"{how}: {instance.error}" if instance.error else how

@@ -35,6 +35,7 @@ from proxy.controlplane.instance_life import (
     Start,
     Stop,
     Surroundings,
+    end_of,
 )
 from proxy.drivers.driver import (
     Changed,
@@ -211,7 +212,7 @@ class Fleet:
         else:
             self._update(life, instance, now)
         if instance.state is State.ENDED:
-            self._on_end(life, _end_of(instance), now)
+            self._on_end(life, end_of(instance), now)
 
     def on_stopping(self, instance_id: str, grace_s: float, *, now: float) -> None:
         """It was told to end; by somebody else, unless it is going anyway."""
@@ -493,11 +494,3 @@ class Fleet:
         self._tell(EventType.INSTANCE_DRAINING, life.instance.name, reason)
         is_serving = life.phase is Phase.SERVING
         life.enter(Phase.DRAINING if is_serving else Phase.STOPPING, reason, now)
-
-
-def _end_of(instance: Instance) -> str:
-    """How it ended, for people."""
-    how = (
-        "it was killed for its memory" if instance.oom_killed else f"it ended with code {instance.exit_code}"
-    )
-    return f"{how}: {instance.error}" if instance.error else how

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
+from proxy.answer_words import latency_index, request_index
 from proxy.clock import Clock
 from proxy.cluster import Cluster
 from proxy.dataplane.buffers import BufferBudget
@@ -40,8 +41,6 @@ from proxy.scoreboard import (
     W_SENT_BYTES,
     W_TUNNELS,
     Row,
-    latency_index,
-    request_index,
 )
 from proxy.table import Table
 from proxy.telemetry.access_log import AccessLog

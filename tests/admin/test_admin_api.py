@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy.admin import api, streams
 from proxy.admin.api import MAX_CONNECTIONS, AdminServer
 from proxy.admin.listener import bound_socket
+from proxy.answer_words import request_index
 from proxy.clock import SystemClock
 from proxy.config.faults import Fault
 from proxy.controlplane.drains import DrainReport, UnknownTarget
@@ -23,7 +24,7 @@ from proxy.controlplane.explaining import BadQuestion, NoAnswer, Question
 from proxy.controlplane.reloading import ReloadOutcome, ReloadReport
 from proxy.errors import ConfigError
 from proxy.model import TcpAddress, UnixAddress
-from proxy.scoreboard import P_PID, Scoreboard, request_index
+from proxy.scoreboard import P_PID, Scoreboard
 from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
 from proxy.telemetry.metrics import MetricsPage
 from proxy.telemetry.processes import State, WorkerReport

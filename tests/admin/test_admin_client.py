@@ -21,6 +21,7 @@ from proxy.admin.render import (
     reload_lines,
     size,
 )
+from proxy.answer_words import latency_index, request_index
 from proxy.clock import SystemClock
 from proxy.config.faults import Fault
 from proxy.controlplane.drains import DrainReport, UnknownTarget
@@ -39,8 +40,6 @@ from proxy.scoreboard import (
     W_REFUSALS,
     X_CIRCUIT,
     Scoreboard,
-    latency_index,
-    request_index,
 )
 from proxy.snapshot import ClusterSpec, EndpointSpec, Snapshot
 from proxy.telemetry.metrics import MetricsPage

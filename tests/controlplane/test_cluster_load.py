@@ -3,6 +3,7 @@
 import pytest
 
 from proxy import scoreboard as sb
+from proxy.answer_words import latency_index
 from proxy.controlplane.load import LoadMeter
 from proxy.model import TcpAddress
 from proxy.policy.wishes import Load
@@ -28,7 +29,7 @@ class World:
     def answered(self, spec, count, seconds, worker=0):
         row = self.board.endpoint_row(worker, spec.slot)
         row[sb.E_REUSED] += count
-        row[sb.latency_index(seconds)] += count
+        row[latency_index(seconds)] += count
         row[sb.E_LATENCY_SUM_US] += int(count * seconds * 1e6)
 
     def queue(self, **words):

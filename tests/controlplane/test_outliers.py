@@ -4,9 +4,10 @@ import asyncio
 
 from resilience_world import A, B, C, World
 
+from proxy.answer_words import latency_index
 from proxy.policy.failures import FailureKind
 from proxy.policy.health import HealthState
-from proxy.scoreboard import E_FAILURE_KINDS, E_RETRIES, X_EJECTIONS, latency_index
+from proxy.scoreboard import E_FAILURE_KINDS, E_RETRIES, X_EJECTIONS
 
 THREE = ("10.0.0.1:9000", "10.0.0.2:9000", "10.0.0.3:9000")
 OFF = "circuit_breaker: {failure_threshold: 0}"

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from proxy import scoreboard
+from proxy.answer_words import latency_index, request_index
 from proxy.columns import LATENCY_BOUNDS_S, METHODS, STATUS_COLUMNS, STATUS_LABELS
 from proxy.errors import REASON_INDEX, Reason
 from proxy.scoreboard import (
@@ -19,8 +20,6 @@ from proxy.scoreboard import (
     WORKER_GAUGES,
     WORKER_WORDS,
     Scoreboard,
-    latency_index,
-    request_index,
 )
 
 

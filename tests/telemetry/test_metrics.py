@@ -8,11 +8,12 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 import proxy
 from proxy import scoreboard as sb
+from proxy.answer_words import latency_index, request_index
 from proxy.clock import SystemClock
 from proxy.columns import LATENCY_BOUNDS_S, METHODS, STATUS_COLUMNS
 from proxy.errors import REASON_INDEX, Reason
 from proxy.model import TcpAddress, UnixAddress
-from proxy.scoreboard import Scoreboard, latency_index, request_index
+from proxy.scoreboard import Scoreboard
 from proxy.snapshot import ClusterSpec, EndpointSpec, ListenerSpec, Snapshot
 from proxy.telemetry.metrics import MetricsPage
 from proxy.telemetry.processes import State, WorkerReport
